@@ -1,0 +1,26 @@
+"""The single call to fused attention, and the split into heads around it."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """View (B, N, nh * d) as (B, nh, N, d)."""
+    B, N, C = x.shape
+    return x.view(B, N, num_heads, C // num_heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Inverse of ``split_heads``: (B, nh, N, d) -> (B, N, nh * d); copies unless a kernel already stored it so."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+    """Multi-head softmax(q k^T / sqrt(d)) v.
+
+    q: (B, N, nh * d), k: (B, M, nh * d), v: (B, M, nh * d_v) -> (B, N, nh * d_v). Cost N * M * C twice.
+    """
+    out = F.scaled_dot_product_attention(
+        split_heads(q, num_heads), split_heads(k, num_heads), split_heads(v, num_heads)
+    )
+    return merge_heads(out)

@@ -1,0 +1,68 @@
+"""Depthwise convolution on (B, H, W, C) maps."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+from backbones.layers.kernels import use_fast_kernels
+from backbones.layers.layout import to_nchw, to_nhwc
+
+
+def interleave(x: Tensor, dilation: int) -> Tensor:
+    """Gather the ``dilation`` ** 2 interleaved sub-grids of a map into the batch (copies).
+
+    x: (B, H, W, C) -> (dilation ** 2 * B, ceil(H / dilation), ceil(W / dilation), C), zero-padded at the bottom and right.
+    """
+    B, H, W, C = x.shape
+    x = F.pad(x, (0, 0, 0, -W % dilation, 0, -H % dilation))
+    h, w = x.shape[1] // dilation, x.shape[2] // dilation
+    x = x.view(B, h, dilation, w, dilation, C).permute(2, 4, 0, 1, 3, 5)
+    return x.reshape(dilation * dilation * B, h, w, C)
+
+
+def deinterleave(x: Tensor, dilation: int, H: int, W: int) -> Tensor:
+    """Inverse of ``interleave`` for a map of H x W: scatter the sub-grids back and crop (copies)."""
+    B, (h, w, C) = x.shape[0] // dilation**2, x.shape[1:]
+    x = x.view(dilation, dilation, B, h, w, C).permute(2, 3, 0, 4, 1, 5)
+    return x.reshape(B, h * dilation, w * dilation, C)[:, :H, :W]
+
+
+@register_notrace_module
+class DepthwiseConv(nn.Conv2d):
+    """Depthwise convolution of a (B, H, W, C) map, zero-padded by (k - 1) / 2 * dilation on each side.
+
+    x: (B, H, W, dim) -> (B, ceil(H / stride), ceil(W / stride), dim)
+
+    A dilated convolution visits each interleaved sub-grid separately, so it equals an undilated one over the sub-grids
+    in the batch. CPU kernels are several times faster at the latter.
+
+    Args:
+        dim: Channels.
+        kernel_size: Odd side of the kernel, in pixels of the (sub-)grid.
+        stride: Pixels between outputs.
+        dilation: Pixels between taps.
+    """
+
+    def __init__(
+        self, dim: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1, bias: bool = True, device=None, dtype=None
+    ) -> None:
+        padding = kernel_size // 2 * dilation
+        super().__init__(
+            dim, dim, kernel_size, stride, padding, dilation, groups=dim, bias=bias, device=device, dtype=dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and self.dilation[0] > 1 and self.stride[0] == 1 and use_fast_kernels(x):
+            dilation, (_, H, W, _) = self.dilation[0], x.shape
+            y = F.conv2d(
+                to_nchw(interleave(x, dilation)),
+                self.weight,
+                self.bias,
+                padding=self.kernel_size[0] // 2,
+                groups=self.groups,
+            )
+            return deinterleave(to_nhwc(y), dilation, H, W)
+        return to_nhwc(
+            F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        )

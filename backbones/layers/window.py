@@ -1,0 +1,38 @@
+"""Padding and windows of (B, H, W, C) maps, each helper with its inverse."""
+
+import torch.nn.functional as F
+from timm.layers import register_notrace_function
+from torch import Tensor
+
+
+@register_notrace_function
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zero-pad a map at the bottom and right to multiples of ``multiple`` pixels (copies only if it must).
+
+    x: (B, H, W, C) -> (B, H', W', C). Inverse: ``x[:, :H, :W]``.
+    """
+    H, W = x.shape[1], x.shape[2]
+    pad_h, pad_w = -H % multiple, -W % multiple
+    if pad_h > 0 or pad_w > 0:
+        x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+    return x
+
+
+def window_partition(x: Tensor, window_size: int) -> Tensor:
+    """Cut a map into windows (copies).
+
+    x: (B, H, W, C), sides multiples of ``window_size`` -> (B * nW, ws * ws, C). Inverse: ``window_unpartition``.
+    """
+    B, H, W, C = x.shape
+    x = x.reshape(B, H // window_size, window_size, W // window_size, window_size, C)
+    return x.transpose(2, 3).reshape(-1, window_size * window_size, C)
+
+
+def window_unpartition(windows: Tensor, window_size: int, H: int, W: int) -> Tensor:
+    """Put windows back into a map of H x W, sides multiples of ``window_size`` (copies).
+
+    windows: (B * nW, ws * ws, C) -> (B, H, W, C)
+    """
+    C = windows.shape[-1]
+    x = windows.reshape(-1, H // window_size, W // window_size, window_size, window_size, C)
+    return x.transpose(2, 3).reshape(-1, H, W, C)

@@ -1,0 +1,174 @@
+"""The zoo's models as OpenMMLab backbones: one adaptor for all of them."""
+
+import re
+from collections.abc import Sequence
+
+import timm
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.names import check_model_name
+
+__all__ = ["ZooBackbone"]
+
+
+@MODELS.register_module()
+class ZooBackbone(BaseModule):
+    """Any model of the zoo (or of timm) where an OpenMMLab config asks for a backbone.
+
+    It sits in MMEngine's root registry, so MMPretrain, MMDetection and MMSegmentation all find it. As a pyramid,
+    ``x: (B, 3, H, W) -> tuple of (B, C_i, H_i, W_i)``, one map an index; the maps are channels-last views of what the
+    model computes, never copies. What the chosen indices do not need (later stages, final norm, head) is removed, so
+    that every parameter gets a gradient and distributed training needs no search for unused ones.
+
+    With ``out_indices=None`` it is the whole classifier, ``x: (B, 3, H, W) -> ((B, num_classes),)``, head included,
+    for MMPretrain's ``ImageClassifier`` with a parameterless ``ClsHead``. Some families project or normalise inside
+    their head; this way their training is exactly timm's and the weights go back into ``timm.create_model``.
+
+    Args:
+        model: name, with a tag if pretrained weights other than the default are meant (``van_b0.in1k``).
+        out_indices: stages to return, in ascending order; None for logits.
+        frozen_stages: 0 freezes the stem, k the stem and the first k stages: parameters, BatchNorm statistics and
+            drop path. -1 freezes nothing.
+        norm_eval: keep every BatchNorm on its running statistics while training.
+        with_cp: recompute activations in the backward pass to save memory.
+        out_norm: LayerNorm (eps 1e-5) on returned maps, one flag for all or one for each index. The official dense
+            prediction code of LITv2 and DaViT adds these; LITv2's detection leaves the first map as it is.
+        final_norm: apply the classifier's final norm to the last stage's map, as classification necks expect.
+            Models with a norm in every stage (VAN) do so anyway.
+        pretrained: load the weights that belong to the name.
+        init_cfg: ``dict(type="Pretrained", checkpoint=PATH_OR_URL, prefix="backbone.")`` loads a file in any layout
+            that :func:`backbones.weights.convert_state_dict` reads, the authors' own included.
+        **model_kwargs: passed to ``timm.create_model`` (``drop_path_rate``, ``in_chans``, ``num_classes``, ...).
+
+    Raises:
+        ValueError: unknown name, an index the model does not have, more frozen stages than there are, a number of
+            ``out_norm`` flags that is not the number of indices, ``final_norm`` without the last stage.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        out_indices: Sequence[int] | None = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        out_norm: bool | Sequence[bool] = False,
+        final_norm: bool = False,
+        pretrained: bool = False,
+        init_cfg: dict | None = None,
+        **model_kwargs,
+    ) -> None:
+        super().__init__(init_cfg)
+        if init_cfg and init_cfg.get("type") != "Pretrained":
+            raise ValueError(f"init_cfg type {init_cfg.get('type')!r}: only 'Pretrained' (models initialise themselves)")
+        check_model_name(model)
+        self.model = timm.create_model(model, pretrained=pretrained, **model_kwargs)
+        self.model_name = model
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.final_norm = final_norm
+        self.out_indices = None if out_indices is None else self._check_indices(out_indices)
+        if not -1 <= frozen_stages <= len(self.model.stages):
+            raise ValueError(f"frozen_stages={frozen_stages}: {model} has {len(self.model.stages)} stages")
+
+        flags = out_norm if isinstance(out_norm, Sequence) else [out_norm] * len(self.out_indices or ())
+        if len(flags) != len(self.out_indices or ()):
+            raise ValueError(f"out_norm has {len(flags)} flags for out_indices={self.out_indices}: give one for each")
+        #: keyed by stage, as the official code numbers its norms
+        self.out_norms = nn.ModuleDict(
+            {str(i): nn.LayerNorm(self.model.feature_info[i]["num_chs"]) for i, flag in zip(self.out_indices or (), flags) if flag}
+        )
+        if self.out_indices is not None:
+            # NHWC comes without the copy that timm makes for NCHW; other formats only timm can turn into maps
+            self.fmt = "NHWC" if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
+            self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=not final_norm, prune_head=True)
+        if with_cp:
+            self.model.set_grad_checkpointing(True)
+        self._freeze()
+
+    def _check_indices(self, indices: Sequence[int]) -> tuple[int, ...]:
+        count = len(self.model.feature_info)
+        bad = [i for i in indices if not -count <= i < count]
+        if bad or not len(indices):
+            raise ValueError(f"out_indices={tuple(indices)}: {self.model_name} has the stages 0 to {count - 1}")
+        resolved = tuple(i % count for i in indices)
+        if list(resolved) != sorted(set(resolved)):
+            raise ValueError(f"out_indices={tuple(indices)} must ascend without repetition")
+        if self.final_norm and resolved[-1] != count - 1:
+            raise ValueError(f"final_norm belongs to stage {count - 1}, which out_indices={tuple(indices)} leaves out")
+        return resolved
+
+    @property
+    def out_channels(self) -> list[int]:
+        """Widths of the returned maps, in order: what a neck's ``in_channels`` must be."""
+        return [self.model.feature_info[i]["num_chs"] for i in self.out_indices or ()]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.out_indices is None:
+            return (self.model(x),)
+        maps = self.model.forward_intermediates(
+            x, indices=list(self.out_indices), norm=self.final_norm, output_fmt=self.fmt, intermediates_only=True
+        )
+        outs = []
+        for i, y in zip(self.out_indices, maps):
+            if self.fmt == "NCHW":
+                y = y.permute(0, 2, 3, 1)
+            if str(i) in self.out_norms:
+                y = self.out_norms[str(i)](y)
+            outs.append(y.permute(0, 3, 1, 2))
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> "ZooBackbone":
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        frozen = [self.model.stem, *self.model.stages[: self.frozen_stages]] if self.frozen_stages >= 0 else []
+        for module in frozen:
+            module.eval().requires_grad_(False)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def init_weights(self) -> None:
+        """Load what ``init_cfg`` names. The model has initialised itself; MMEngine must not do it again over it."""
+        if self.is_init:
+            return
+        if self.init_cfg:
+            self.load_weights(self.init_cfg["checkpoint"], self.init_cfg.get("prefix", ""))
+        self.is_init = True
+
+    def load_weights(self, checkpoint: str, prefix: str = "") -> None:
+        """Load a file or URL in any layout the zoo reads.
+
+        Later stages, norms and heads that this backbone does not have are left out; a head for another number of
+        classes keeps its initialisation, as in timm.
+
+        Raises:
+            ValueError: something this backbone has is not in the file.
+        """
+        from backbones.weights import convert_state_dict, read_state_dict
+
+        state = read_state_dict(checkpoint)
+        if prefix:
+            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        out_norms = {}
+        for key in list(state):
+            match = re.fullmatch(r"(?:module\.|backbone\.)*norm(\d)\.(weight|bias)", key)
+            if match and match[1] in self.out_norms:
+                out_norms[f"{match[1]}.{match[2]}"] = state.pop(key)
+        own = self.model.state_dict()
+        state = {k: v for k, v in convert_state_dict(state, self.model, strict=False).items() if k in own}
+        for key in [k for k in state if k.startswith("head.") and state[k].shape != own[k].shape]:
+            print_log(f"{checkpoint}: {key} is {tuple(state.pop(key).shape)}, not loaded", logger="current")
+        if missing := [k for k in own if k not in state and not k.startswith("head.")]:
+            raise ValueError(f"{checkpoint} lacks {len(missing)} entries of {self.model_name}: {', '.join(missing[:5])} ...")
+        self.model.load_state_dict(state, strict=False)
+        self.out_norms.load_state_dict(out_norms, strict=False)
