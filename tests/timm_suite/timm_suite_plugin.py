@@ -4,7 +4,6 @@ timm's file lists the models to test with ``timm.list_models`` while it is impor
 before, and deselects the tests that name timm's own models.
 """
 
-import fnmatch
 import functools
 
 import pytest
