@@ -22,8 +22,12 @@ class DeformableConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         x = to_nchw(x)
         offset = self.offset(x)
-        # The operator takes one type for all its inputs, which autocast does not see to.
-        y = deform_conv2d(x.float(), offset.float(), self.weight.float(), self.bias.float(), stride=self.stride)
+        # The operator has no kernels for half types, and takes one type for all its inputs (unknown to autocast).
+        dtype = torch.float32 if self.weight.element_size() == 2 else self.weight.dtype
+        bias = self.bias
+        if bias is not None:
+            bias = bias.to(dtype)
+        y = deform_conv2d(x.to(dtype), offset.to(dtype), self.weight.to(dtype), bias, stride=(2, 2))
         return to_nhwc(y.to(offset.dtype).contiguous(memory_format=torch.channels_last))
 
 

@@ -53,16 +53,17 @@ class DepthwiseConv(nn.Conv2d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and self.dilation[0] > 1 and self.stride[0] == 1 and use_fast_kernels(x):
+        if torch.jit.is_scripting():
+            return self.plain(x)
+        if self.dilation[0] > 1 and self.stride[0] == 1 and use_fast_kernels(x):
             dilation, (_, H, W, _) = self.dilation[0], x.shape
-            y = F.conv2d(
-                to_nchw(interleave(x, dilation)),
-                self.weight,
-                self.bias,
-                padding=self.kernel_size[0] // 2,
-                groups=self.groups,
-            )
+            grids = to_nchw(interleave(x, dilation))
+            y = F.conv2d(grids, self.weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
             return deinterleave(to_nhwc(y), dilation, H, W)
+        return self.plain(x)
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The convolution as PyTorch runs it."""
         return to_nhwc(
             F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         )

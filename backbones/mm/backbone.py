@@ -1,17 +1,15 @@
 """The zoo's models as OpenMMLab backbones: one adaptor for all of them."""
 
-import re
 from collections.abc import Sequence
 
-import timm
-import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones.names import check_model_name
+import backbones
+from backbones.weights import convert_state_dict, read_checkpoint
 
 __all__ = ["ZooBackbone"]
 
@@ -66,8 +64,7 @@ class ZooBackbone(BaseModule):
         super().__init__(init_cfg)
         if init_cfg and init_cfg.get("type") != "Pretrained":
             raise ValueError(f"init_cfg type {init_cfg.get('type')!r}: only 'Pretrained' (models initialise themselves)")
-        check_model_name(model)
-        self.model = timm.create_model(model, pretrained=pretrained, **model_kwargs)
+        self.model = backbones.create_model(model, pretrained=pretrained, **model_kwargs)
         self.model_name = model
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -149,26 +146,27 @@ class ZooBackbone(BaseModule):
         """Load a file or URL in any layout the zoo reads.
 
         Later stages, norms and heads that this backbone does not have are left out; a head for another number of
-        classes keeps its initialisation, as in timm.
+        classes, or one that the file lacks, keeps its initialisation, as in timm. So do missing output norms.
+
+        Args:
+            checkpoint: path or URL.
+            prefix: take only the entries under this prefix; needed only where it is not ``backbone.``.
 
         Raises:
-            ValueError: something this backbone has is not in the file.
+            ValueError: the file is damaged, or something else that this backbone has is not in it, or differs in shape.
         """
-        from backbones.weights import convert_state_dict, read_state_dict
-
-        state = read_state_dict(checkpoint)
+        weights = read_checkpoint(checkpoint)
         if prefix:
-            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        out_norms = {}
-        for key in list(state):
-            match = re.fullmatch(r"(?:module\.|backbone\.)*norm(\d)\.(weight|bias)", key)
-            if match and match[1] in self.out_norms:
-                out_norms[f"{match[1]}.{match[2]}"] = state.pop(key)
+            weights = weights.get("state_dict", weights)
+            weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         own = self.model.state_dict()
-        state = {k: v for k, v in convert_state_dict(state, self.model, strict=False).items() if k in own}
-        for key in [k for k in state if k.startswith("head.") and state[k].shape != own[k].shape]:
-            print_log(f"{checkpoint}: {key} is {tuple(state.pop(key).shape)}, not loaded", logger="current")
-        if missing := [k for k in own if k not in state and not k.startswith("head.")]:
-            raise ValueError(f"{checkpoint} lacks {len(missing)} entries of {self.model_name}: {', '.join(missing[:5])} ...")
-        self.model.load_state_dict(state, strict=False)
-        self.out_norms.load_state_dict(out_norms, strict=False)
+        found = convert_state_dict(weights, self.model, strict=False)
+        unfit = [key for key in own if key not in found or found[key].shape != own[key].shape]
+        if body := [key for key in unfit if not key.startswith("head.")]:
+            shown = ", ".join(body[:5]) + (" ..." if len(body) > 5 else "")
+            raise ValueError(f"{checkpoint} does not fit {self.model_name}: {len(body)} entries missing or misshapen: {shown}")
+        if unfit:
+            print_log(f"{checkpoint} does not fit the head, which starts afresh: {', '.join(unfit)}", logger="current")
+        self.model.load_state_dict({key: found[key] for key in own if key not in unfit}, strict=False)
+        norms = {key.removeprefix("out_norms."): value for key, value in found.items() if key.startswith("out_norms.")}
+        self.out_norms.load_state_dict({k: v for k, v in norms.items() if k.split(".")[0] in self.out_norms}, strict=False)

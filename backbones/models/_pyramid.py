@@ -200,12 +200,12 @@ class PyramidBackbone(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
-    ) -> Any:
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Maps after the stages.
 
         Args:
@@ -217,7 +217,7 @@ class PyramidBackbone(nn.Module):
             intermediates_only: Return the list alone, otherwise (final map (B, H, W, C), list).
         """
         if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt {output_fmt!r} is neither 'NCHW' nor 'NHWC'")
+            raise ValueError(f"output_fmt is '{output_fmt}', neither 'NCHW' nor 'NHWC'")
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         last = len(self.stages) - 1
         intermediates = []
@@ -240,7 +240,7 @@ class PyramidBackbone(nn.Module):
 
     @torch.jit.ignore
     def prune_intermediate_layers(
-        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the maps of ``indices`` do not need, so that no parameter goes unused."""
         take_indices, max_index = feature_take_indices(len(self.stages), indices)

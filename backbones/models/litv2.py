@@ -136,7 +136,7 @@ default_cfgs = generate_default_cfgs(
         "litv2_m.in1k": _cfg(f"{_RELEASE}/litv2_m.pth"),
         "litv2_b.in1k": _cfg(f"{_RELEASE}/litv2_b.pth"),
         "litv2_b.in1k_384": _cfg(f"{_RELEASE}/litv2_b_384.pth", **_AT_384),
-        "test_litv2": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
+        "test_litv2": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
     }
 )
 

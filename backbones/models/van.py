@@ -167,7 +167,7 @@ default_cfgs = generate_default_cfgs(
         "van_b4.in21k": _cfg(f"{_OPENMMLAB}/van-b4_3rdparty_in21k_20220909-db926b18.pth", num_classes=0),
         "van_b5.in21k": _cfg(f"{_OPENMMLAB}/van-b5_3rdparty_in21k_20220909-18e904e3.pth", num_classes=0),
         "van_b6.in21k": _cfg(f"{_OPENMMLAB}/van-b6_3rdparty_in21k_20220909-96c2cb3a.pth", num_classes=0),
-        "test_van": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
+        "test_van": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
     }
 )
 
