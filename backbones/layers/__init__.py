@@ -14,19 +14,22 @@ from backbones.layers.kernels import set_fast_kernels, use_fast_kernels
 from backbones.layers.large_kernel import LargeKernelAttention
 from backbones.layers.layout import to_nchw, to_nhwc
 from backbones.layers.linear import Linear, linear
-from backbones.layers.mlp import ConvMlp
+from backbones.layers.mlp import ConvMlp, Mlp
 from backbones.layers.patch_embed import PatchEmbed
+from backbones.layers.pos_embed import ConvPosEnc
 from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
 
 __all__ = [
     "ClassifierHead",
     "ConvMlp",
+    "ConvPosEnc",
     "DeformableConv",
     "DeformableMerging",
     "DepthwiseConv",
     "HiLoAttention",
     "LargeKernelAttention",
     "Linear",
+    "Mlp",
     "PatchEmbed",
     "attend",
     "linear",

@@ -42,28 +42,40 @@ class DepthwiseConv(nn.Conv2d):
         kernel_size: Odd side of the kernel, in pixels of the (sub-)grid.
         stride: Pixels between outputs.
         dilation: Pixels between taps.
+        shortcut: Add the input to the output; needs stride 1.
     """
 
     def __init__(
-        self, dim: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1, bias: bool = True, device=None, dtype=None
+        self,
+        dim: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        shortcut: bool = False,
+        device=None,
+        dtype=None,
     ) -> None:
         padding = kernel_size // 2 * dilation
-        super().__init__(
-            dim, dim, kernel_size, stride, padding, dilation, groups=dim, bias=bias, device=device, dtype=dtype
-        )
+        super().__init__(dim, dim, kernel_size, stride, padding, dilation, groups=dim, device=device, dtype=dtype)
+        self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self.plain(x)
-        if self.dilation[0] > 1 and self.stride[0] == 1 and use_fast_kernels(x):
+        if not use_fast_kernels(x):
+            return self.plain(x)
+        weight = self.weight
+        if self.shortcut:  # x + conv(x) is a convolution too, which saves a pass over the map
+            weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (self.kernel_size[0] // 2,) * 4)
+        if self.dilation[0] > 1 and self.stride[0] == 1:
             dilation, (_, H, W, _) = self.dilation[0], x.shape
             grids = to_nchw(interleave(x, dilation))
-            y = F.conv2d(grids, self.weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
+            y = F.conv2d(grids, weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
             return deinterleave(to_nhwc(y), dilation, H, W)
-        return self.plain(x)
+        y = F.conv2d(to_nchw(x), weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return to_nhwc(y)
 
     def plain(self, x: Tensor) -> Tensor:
         """The convolution as PyTorch runs it."""
-        return to_nhwc(
-            F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        )
+        y = to_nhwc(F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups))
+        return x + y if self.shortcut else y

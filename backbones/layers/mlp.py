@@ -6,10 +6,8 @@ from backbones.layers.depthwise import DepthwiseConv
 from backbones.layers.linear import Linear
 
 
-class ConvMlp(nn.Module):
-    """Linear -> depthwise 3x3 -> GELU -> Linear: the convolution before the activation, without a shortcut.
-
-    x: (B, H, W, dim) -> (B, H, W, dim). Any H and W; the zero padding of the convolution tells the network positions.
+class Mlp(nn.Module):
+    """Linear -> GELU -> Linear. x: (..., dim) -> (..., dim)
 
     Args:
         dim: Channels.
@@ -20,9 +18,41 @@ class ConvMlp(nn.Module):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         self.fc1 = Linear(dim, hidden_dim, **dd)
-        self.dwconv = DepthwiseConv(hidden_dim, 3, **dd)
         self.act = nn.GELU()
         self.fc2 = Linear(hidden_dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.dwconv(self.fc1(x))))
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class ConvMlp(nn.Module):
+    """Linear -> depthwise 3x3 -> GELU -> Linear.
+
+    x: (B, H, W, dim) -> (B, H, W, dim). Any H and W; the zero padding of the convolution tells the network positions.
+
+    Args:
+        dim: Channels.
+        hidden_dim: Width between the two linear layers.
+        shortcut: Add the input of the depthwise convolution to its output.
+        act_first: Put the activation before the depthwise convolution instead of after it.
+    """
+
+    def __init__(
+        self, dim: int, hidden_dim: int, shortcut: bool = False, act_first: bool = False, device=None, dtype=None
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.act_first = act_first
+        self.fc1 = Linear(dim, hidden_dim, **dd)
+        self.dwconv = DepthwiseConv(hidden_dim, 3, shortcut=shortcut, **dd)
+        self.act = nn.GELU()
+        self.fc2 = Linear(hidden_dim, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        if self.act_first:
+            x = self.act(x)
+        x = self.dwconv(x)
+        if not self.act_first:
+            x = self.act(x)
+        return self.fc2(x)

@@ -63,7 +63,9 @@ class ZooBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if init_cfg and init_cfg.get("type") != "Pretrained":
-            raise ValueError(f"init_cfg type {init_cfg.get('type')!r}: only 'Pretrained' (models initialise themselves)")
+            raise ValueError(
+                f"init_cfg type {init_cfg.get('type')!r}: only 'Pretrained' (models initialise themselves)"
+            )
         self.model = backbones.create_model(model, pretrained=pretrained, **model_kwargs)
         self.model_name = model
         self.frozen_stages = frozen_stages
@@ -78,7 +80,11 @@ class ZooBackbone(BaseModule):
             raise ValueError(f"out_norm has {len(flags)} flags for out_indices={self.out_indices}: give one for each")
         #: keyed by stage, as the official code numbers its norms
         self.out_norms = nn.ModuleDict(
-            {str(i): nn.LayerNorm(self.model.feature_info[i]["num_chs"]) for i, flag in zip(self.out_indices or (), flags) if flag}
+            {
+                str(i): nn.LayerNorm(self.model.feature_info[i]["num_chs"])
+                for i, flag in zip(self.out_indices or (), flags)
+                if flag
+            }
         )
         if self.out_indices is not None:
             # NHWC comes without the copy that timm makes for NCHW; other formats only timm can turn into maps
@@ -164,9 +170,13 @@ class ZooBackbone(BaseModule):
         unfit = [key for key in own if key not in found or found[key].shape != own[key].shape]
         if body := [key for key in unfit if not key.startswith("head.")]:
             shown = ", ".join(body[:5]) + (" ..." if len(body) > 5 else "")
-            raise ValueError(f"{checkpoint} does not fit {self.model_name}: {len(body)} entries missing or misshapen: {shown}")
+            raise ValueError(
+                f"{checkpoint} does not fit {self.model_name}: {len(body)} entries missing or misshapen: {shown}"
+            )
         if unfit:
             print_log(f"{checkpoint} does not fit the head, which starts afresh: {', '.join(unfit)}", logger="current")
         self.model.load_state_dict({key: found[key] for key in own if key not in unfit}, strict=False)
         norms = {key.removeprefix("out_norms."): value for key, value in found.items() if key.startswith("out_norms.")}
-        self.out_norms.load_state_dict({k: v for k, v in norms.items() if k.split(".")[0] in self.out_norms}, strict=False)
+        self.out_norms.load_state_dict(
+            {k: v for k, v in norms.items() if k.split(".")[0] in self.out_norms}, strict=False
+        )

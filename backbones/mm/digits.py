@@ -25,7 +25,9 @@ def write_digits(root: str | os.PathLike = "data/digits") -> Path:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    held_out = set(train_test_split(range(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)[1])
+    held_out = set(
+        train_test_split(range(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)[1]
+    )
     root.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:

@@ -1,9 +1,11 @@
 """What every run of the zoo has besides MMEngine's own hooks: safe files, checked images, a learning curve."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
+import torch
 from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
@@ -12,7 +14,14 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 from backbones.images import find_bad_images
 
-__all__ = ["AtomicBackend", "CheckImagesHook", "LearningCurveHook", "read_scalars"]
+__all__ = [
+    "AtomicBackend",
+    "BFloat16OptimWrapper",
+    "CheckImagesHook",
+    "LearningCurveHook",
+    "UnreadableImages",
+    "read_scalars",
+]
 
 
 @register_backend("atomic", force=True)
@@ -28,6 +37,10 @@ class AtomicBackend(LocalBackend):
         os.replace(partial, filepath)
 
 
+class UnreadableImages(ValueError):
+    """Images that training would stumble over."""
+
+
 @HOOKS.register_module()
 class CheckImagesHook(Hook):
     """Read every image of the training and validation sets once before the first iteration.
@@ -35,7 +48,7 @@ class CheckImagesHook(Hook):
     Costs a minute a million small files on a fast disk; ``default_hooks=dict(check_images=None)`` turns it off.
 
     Raises:
-        ValueError: some cannot be read; the message lists them.
+        UnreadableImages: some cannot be read; the message lists them.
     """
 
     def before_train(self, runner) -> None:
@@ -46,10 +59,14 @@ class CheckImagesHook(Hook):
             if bad := find_bad_images(files, progress="checking images"):
                 lines = [f"  {file}: {reason}" for file, reason in bad.items()]
                 more = f"\n  ... and {len(lines) - 50} more" if len(lines) > 50 else ""
-                message = [f"{len(bad)} of {len(files)} images cannot be read; remove or replace:\n" + "\n".join(lines[:50]) + more]
+                message = [
+                    f"{len(bad)} of {len(files)} images cannot be read; remove or replace:\n"
+                    + "\n".join(lines[:50])
+                    + more
+                ]
         broadcast_object_list(message)
         if message[0]:
-            raise ValueError(message[0])
+            raise UnreadableImages(message[0])
 
 
 def _image_files(dataset) -> list[str]:
@@ -121,10 +138,6 @@ class BFloat16OptimWrapper(OptimWrapper):
     """Mixed precision in bfloat16: needs no loss scaling and, unlike MMEngine's own wrapper, runs on processors too."""
 
     def optim_context(self, model):
-        import contextlib
-
-        import torch
-
         stack = contextlib.ExitStack()
         stack.enter_context(super().optim_context(model))
         device = next(model.parameters()).device.type
