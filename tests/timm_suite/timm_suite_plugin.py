@@ -67,6 +67,5 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=[item for item in items if not is_ours(item)])
     items[:] = [item for item in items if is_ours(item)]
     for item in items:
-        for pattern, reason in EXPECTED_FAILURES.items():
-            if item.name == pattern:
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+        if reason := EXPECTED_FAILURES.get(item.name):
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
