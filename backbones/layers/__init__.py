@@ -6,6 +6,7 @@ the memory of a channels-last (B, C, H, W) tensor, so either view is free (``lay
 """
 
 from backbones.layers.attention import attend, merge_heads, split_heads
+from backbones.layers.channel_group import ChannelGroupAttention
 from backbones.layers.deformable import DeformableConv, DeformableMerging
 from backbones.layers.depthwise import DepthwiseConv
 from backbones.layers.head import ClassifierHead
@@ -18,8 +19,10 @@ from backbones.layers.mlp import ConvMlp, Mlp
 from backbones.layers.patch_embed import PatchEmbed
 from backbones.layers.pos_embed import ConvPosEnc
 from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.window_attention import WindowAttention
 
 __all__ = [
+    "ChannelGroupAttention",
     "ClassifierHead",
     "ConvMlp",
     "ConvPosEnc",
@@ -31,6 +34,7 @@ __all__ = [
     "Linear",
     "Mlp",
     "PatchEmbed",
+    "WindowAttention",
     "attend",
     "linear",
     "merge_heads",
