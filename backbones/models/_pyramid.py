@@ -149,6 +149,11 @@ class PyramidBackbone(nn.Module):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
+    @torch.jit.ignore
+    def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resize entries that depend on image size to the model's; called on a checkpoint already in its names."""
+        return state_dict
+
     # timm's contract, in timm's order ----------------------------------------------------------------------------------
 
     @torch.jit.ignore

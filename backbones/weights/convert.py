@@ -46,7 +46,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module, strict: 
 
     Takes a state dict in the model's own layout, or in any of its family's ``checkpoint_layouts``, bare or inside the
     usual wrappers (``state_dict``, ``model``, ``module.``, ``backbone.``). The layout that names most of the model's
-    entries is taken.
+    entries is taken; ``model.adapt_checkpoint(entries)``, where there is one, then resizes what depends on image size.
 
     Args:
         state_dict: The checkpoint.
@@ -71,6 +71,8 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module, strict: 
         value, shape = converted[key], own[key].shape
         if value.shape != shape and [n for n in value.shape if n != 1] == [n for n in shape if n != 1]:
             converted[key] = value.reshape(shape)
+    if hasattr(model, "adapt_checkpoint"):
+        converted = model.adapt_checkpoint(converted)
 
     if strict:
         problems = []
