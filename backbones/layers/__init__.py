@@ -18,6 +18,7 @@ from backbones.layers.linear import Linear, linear
 from backbones.layers.mlp import ConvMlp, Mlp
 from backbones.layers.patch_embed import PatchEmbed
 from backbones.layers.pos_embed import ConvPosEnc
+from backbones.layers.self_guided import HybridAttention, LePEAttention, SelfGuidedAttention, TokenMerge
 from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
 from backbones.layers.window_attention import WindowAttention
 
@@ -30,10 +31,14 @@ __all__ = [
     "DeformableMerging",
     "DepthwiseConv",
     "HiLoAttention",
+    "HybridAttention",
     "LargeKernelAttention",
+    "LePEAttention",
     "Linear",
     "Mlp",
     "PatchEmbed",
+    "SelfGuidedAttention",
+    "TokenMerge",
     "WindowAttention",
     "attend",
     "linear",
