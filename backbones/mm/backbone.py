@@ -48,6 +48,8 @@ class ZooBackbone(BaseModule):
             ``out_norm`` flags that is not the number of indices, ``final_norm`` without the last stage.
     """
 
+    _is_init: bool
+
     def __init__(
         self,
         model: str,
@@ -78,14 +80,10 @@ class ZooBackbone(BaseModule):
         flags = out_norm if isinstance(out_norm, Sequence) else [out_norm] * len(self.out_indices or ())
         if len(flags) != len(self.out_indices or ()):
             raise ValueError(f"out_norm has {len(flags)} flags for out_indices={self.out_indices}: give one for each")
-        #: keyed by stage, as the official code numbers its norms
-        self.out_norms = nn.ModuleDict(
-            {
-                str(i): nn.LayerNorm(self.model.feature_info[i]["num_chs"])
-                for i, flag in zip(self.out_indices or (), flags)
-                if flag
-            }
-        )
+        self.out_norms = nn.ModuleDict()  # keyed by stage, as the official code numbers its norms
+        for i, flag in zip(self.out_indices or (), flags):
+            if flag:
+                self.out_norms[str(i)] = nn.LayerNorm(self.model.feature_info[i]["num_chs"])
         if self.out_indices is not None:
             # NHWC comes without the copy that timm makes for NCHW; other formats only timm can turn into maps
             self.fmt = "NHWC" if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
@@ -142,11 +140,9 @@ class ZooBackbone(BaseModule):
 
     def init_weights(self) -> None:
         """Load what ``init_cfg`` names. The model has initialised itself; MMEngine must not do it again over it."""
-        if self.is_init:
-            return
-        if self.init_cfg:
+        if self.init_cfg and not self._is_init:
             self.load_weights(self.init_cfg["checkpoint"], self.init_cfg.get("prefix", ""))
-        self.is_init = True
+        self._is_init = True
 
     def load_weights(self, checkpoint: str, prefix: str = "") -> None:
         """Load a file or URL in any layout the zoo reads.
@@ -176,7 +172,5 @@ class ZooBackbone(BaseModule):
         if unfit:
             print_log(f"{checkpoint} does not fit the head, which starts afresh: {', '.join(unfit)}", logger="current")
         self.model.load_state_dict({key: found[key] for key in own if key not in unfit}, strict=False)
-        norms = {key.removeprefix("out_norms."): value for key, value in found.items() if key.startswith("out_norms.")}
-        self.out_norms.load_state_dict(
-            {k: v for k, v in norms.items() if k.split(".")[0] in self.out_norms}, strict=False
-        )
+        norms = {f"out_norms.{key}" for key in self.out_norms.state_dict()} & found.keys()
+        self.load_state_dict({key: found[key] for key in norms}, strict=False)

@@ -52,18 +52,16 @@ class CheckImagesHook(Hook):
     """
 
     def before_train(self, runner) -> None:
-        message = [None]
+        message: list[str | None] = [None]
         if is_main_process():
             loaders = [runner.train_dataloader, getattr(runner.val_loop, "dataloader", None)]
             files = sorted({file for loader in loaders if loader for file in _image_files(loader.dataset)})
             if bad := find_bad_images(files, progress="checking images"):
-                lines = [f"  {file}: {reason}" for file, reason in bad.items()]
-                more = f"\n  ... and {len(lines) - 50} more" if len(lines) > 50 else ""
-                message = [
-                    f"{len(bad)} of {len(files)} images cannot be read; remove or replace:\n"
-                    + "\n".join(lines[:50])
-                    + more
-                ]
+                lines = [f"{len(bad)} of {len(files)} images cannot be read, remove or replace:"]
+                lines += [f"  {file}: {reason}" for file, reason in list(bad.items())[:50]]
+                if len(bad) > 50:
+                    lines.append(f"  ... and {len(bad) - 50} more")
+                message = ["\n".join(lines)]
         broadcast_object_list(message)
         if message[0]:
             raise UnreadableImages(message[0])

@@ -53,7 +53,7 @@ def check_config(cfg: Config, training: bool = True) -> None:
     """
     model = cfg.model
     if model.get("backbone", {}).get("type") == "ZooBackbone":
-        _check_model(model)
+        _check_model(model, cfg.get("data_preprocessor"))
     for name in ("train_dataloader", "val_dataloader") if training else ("test_dataloader",):
         if cfg.get(name):
             _check_folders(cfg[name].dataset, name)
@@ -64,7 +64,7 @@ def check_config(cfg: Config, training: bool = True) -> None:
         check_file(checkpoint)
 
 
-def _check_model(model: Config) -> None:
+def _check_model(model: Config, data_preprocessor: Config | None = None) -> None:
     options = {k: v for k, v in model.backbone.items() if k not in ("type", "pretrained", "init_cfg")}
     if "model" not in options:
         raise ValueError("the backbone lacks a model: give its name, backbone=dict(model='van_b0')")
@@ -75,7 +75,7 @@ def _check_model(model: Config) -> None:
             raise ValueError(str(error)) from error
     if backbone.out_indices is None:
         classes = backbone.model.num_classes
-        expected = (model.get("data_preprocessor") or {}).get("num_classes", classes)
+        expected = (model.get("data_preprocessor") or data_preprocessor or {}).get("num_classes", classes)
         if classes != expected:
             raise ValueError(
                 f"the model has {classes} classes, the data {expected}: set model.backbone.num_classes={expected}"

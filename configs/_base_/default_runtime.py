@@ -1,0 +1,25 @@
+# What every run shares. MMPretrain's scope; detection and segmentation configs set their own.
+default_scope = "mmpretrain"
+custom_imports = dict(imports=["backbones.mm"], allow_failed_imports=False)
+
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=100),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    # Never fewer than two: the oldest is deleted before the newest is written.
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2, backend_args=dict(backend="atomic")),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    check_images=dict(type="CheckImagesHook"),
+    learning_curve=dict(type="LearningCurveHook"),
+)
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+visualizer = dict(type="UniversalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
+log_level = "INFO"
+load_from = None
+resume = False
+randomness = dict(seed=None, deterministic=False)

@@ -1,0 +1,7 @@
+"""A VAN of 0.2 million parameters on scanned digits, from scratch.
+Run: python tools/train.py configs/van/classification/van-test_1xb32-20e_digits-64px.py"""
+
+_base_ = "../../_base_/classification_digits.py"
+
+model = dict(backbone=dict(model="test_van"))
+train_cfg = dict(max_epochs=20)

@@ -1,0 +1,199 @@
+"""The adaptor between the zoo and OpenMMLab."""
+
+import pytest
+import timm
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+import backbones
+import backbones.mm  # noqa: F401
+
+pytestmark = pytest.mark.mm
+
+TINY = backbones.list_models("test_*")
+PYRAMIDS = [name for name in TINY if len(timm.create_model(name).feature_info) == 4]
+IMAGE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def build(model: str, **kwargs):
+    torch.manual_seed(0)
+    return MODELS.build(dict(type="ZooBackbone", model=model, **kwargs))
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+@pytest.mark.parametrize("indices", [(0, 1, 2, 3), (1, 2), (-1,)])
+def test_every_parameter_learns_and_maps_are_views(name, indices):
+    backbone = build(name, out_indices=indices)
+    maps = backbone(IMAGE)
+    assert isinstance(maps, tuple)
+    assert [y.shape[1] for y in maps] == backbone.out_channels
+    for y, index in zip(maps, indices):
+        stride = 4 * 2 ** (index % 4)
+        assert y.shape[2:] == (64 // stride, 96 // stride)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+    sum(y.square().mean() for y in maps).backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_are_timms(name):
+    backbone = build(name, out_indices=None, num_classes=7).eval()
+    model = timm.create_model(name, num_classes=7).eval()
+    model.load_state_dict(backbone.model.state_dict())
+    (logits,) = backbone(IMAGE)
+    assert torch.equal(logits, model(IMAGE))
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_frozen_stages_stay_as_they_are(name, frozen):
+    backbone = build(name, frozen_stages=frozen, drop_path_rate=0.5)
+    assert backbone.train() is backbone
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1.0)
+    sum(y.mean() for y in backbone(IMAGE)).backward()
+    optimizer.step()
+    changed = {key for key, value in backbone.state_dict().items() if not before[key].equal(value)}
+    parts = {key.removeprefix("model.").split(".blocks")[0].split(".downsample")[0] for key in changed}
+    assert parts - {f"stages.{i}.norm.{n}" for i in range(frozen, 4) for n in ("weight", "bias")} == {
+        f"stages.{i}" for i in range(frozen, 4)
+    }
+
+
+def test_norm_eval_keeps_statistics():
+    backbone = build("test_van", norm_eval=True)
+    backbone.train()
+    assert backbone.training and not any(m.training for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    backbone.norm_eval = False
+    backbone.train()
+    assert all(m.training for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_out_norm_normalises_the_chosen_levels():
+    plain = build("test_litv2").eval()
+    normed = build("test_litv2", out_norm=(False, True, False, True)).eval()
+    assert sorted(normed.out_norms) == ["1", "3"]
+    normed.model.load_state_dict(plain.model.state_dict())
+    for i, (x, y) in enumerate(zip(plain(IMAGE), normed(IMAGE))):
+        if i in (1, 3):
+            x = nn.functional.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(x, y)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_final_norm_is_the_classifiers(name):
+    backbone = build(name, out_indices=(3,), final_norm=True).eval()
+    model = timm.create_model(name).eval()
+    missing = model.load_state_dict(backbone.model.state_dict(), strict=False).missing_keys
+    assert all(key.startswith("head.") for key in missing)
+    torch.testing.assert_close(backbone(IMAGE)[0].permute(0, 2, 3, 1), model.forward_features(IMAGE))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_checkpointing_changes_nothing(name):
+    grads = []
+    for with_cp in (False, True):
+        backbone = build(name, out_indices=None, with_cp=with_cp).train()
+        backbone(IMAGE)[0].square().mean().backward()
+        grads.append({key: p.grad for key, p in backbone.named_parameters()})
+    for key, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][key], grad, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_image_classifier_with_neck_and_head_equals_timm():
+    """The usual MMPretrain assembly, for the families that normalise and then pool."""
+    config = dict(
+        type="mmpretrain.ImageClassifier",
+        backbone=dict(type="ZooBackbone", model="test_litv2", out_indices=(3,), final_norm=True),
+        neck=dict(type="mmpretrain.GlobalAveragePooling"),
+        head=dict(type="mmpretrain.LinearClsHead", num_classes=10, in_channels=96),
+    )
+    classifier = MODELS.build(config).eval()
+    model = timm.create_model("test_litv2", num_classes=10).eval()
+    model.load_state_dict(classifier.backbone.model.state_dict(), strict=False)
+    model.head.fc.load_state_dict(classifier.head.fc.state_dict())
+    torch.testing.assert_close(classifier(IMAGE), model(IMAGE))
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def save(path, model, prefix="", **extra):
+    torch.save({"state_dict": {prefix + key: value for key, value in model.state_dict().items()}, **extra}, path)
+    return str(path)
+
+
+def test_init_cfg_loads_and_survives_mmengines_initialisation(tmp_path):
+    torch.manual_seed(1)
+    source = timm.create_model("test_litv2")
+    init_cfg = dict(type="Pretrained", checkpoint=save(tmp_path / "a.pth", source))
+    config = dict(
+        type="mmpretrain.ImageClassifier",
+        backbone=dict(type="ZooBackbone", model="test_litv2", out_indices=None, num_classes=10, init_cfg=init_cfg),
+        head=dict(type="mmpretrain.ClsHead"),
+    )
+    classifier = MODELS.build(config)
+    classifier.init_weights()
+    loaded = classifier.backbone.model.state_dict()
+    for key, value in source.state_dict().items():
+        if not key.startswith("head."):  # 1000 classes there, 10 here
+            assert value.equal(loaded[key]), key
+
+
+def test_without_init_cfg_mmengine_leaves_weights_alone():
+    backbone = build("test_van")
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone.init_weights()
+    assert all(before[key].equal(value) for key, value in backbone.state_dict().items())
+
+
+def test_detection_checkpoint_brings_its_output_norms(tmp_path):
+    config = dict(model="test_litv2", out_norm=(False, True, True, True))
+    source, target = build(**config), build(**config)
+    with torch.no_grad():
+        for p in source.parameters():
+            p.add_(1)
+    target.load_weights(save(tmp_path / "a.pth", source, prefix="backbone."))
+    assert all(value.equal(target.state_dict()[key]) for key, value in source.state_dict().items())
+
+
+def test_prefix_selects_entries(tmp_path):
+    source, target = build("test_van"), build("test_van")
+    with torch.no_grad():
+        source.model.stem.proj.weight.add_(1)
+    target.load_weights(save(tmp_path / "a.pth", source.model, prefix="encoder."), prefix="encoder.")
+    assert source.model.stem.proj.weight.equal(target.model.stem.proj.weight)
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    path = save(tmp_path / "a.pth", timm.create_model("test_litv2"))
+    with pytest.raises(ValueError, match="does not fit test_van: .* missing"):
+        build("test_van").load_weights(path)
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(model="vann_b0"), "van_b0"),
+        (dict(model="test_van", out_indices=(0, 4)), "stages 0 to 3"),
+        (dict(model="test_van", out_indices=()), "stages 0 to 3"),
+        (dict(model="test_van", out_indices=(2, 1)), "ascend"),
+        (dict(model="test_van", frozen_stages=5), "4 stages"),
+        (dict(model="test_van", out_norm=(True, False)), "2 flags"),
+        (dict(model="test_litv2", out_indices=(0, 1), final_norm=True), "stage 3"),
+        (dict(model="test_van", init_cfg=dict(type="Normal")), "only 'Pretrained'"),
+    ],
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_small_image_is_refused():
+    with pytest.raises(ValueError, match="32"):
+        build("test_van")(torch.rand(1, 3, 31, 64))

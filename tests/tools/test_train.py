@@ -1,0 +1,188 @@
+"""Training from configs, as the command line does it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from backbones.mm.digits import write_digits
+from tools import demo, test, train
+
+pytestmark = pytest.mark.mm
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / "configs/van/classification/van-test_1xb32-20e_digits-64px.py")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("data") / "digits")
+
+
+def options(root: Path, epochs: int, images: int | None = None) -> list[str]:
+    chosen = {"train_cfg.max_epochs": epochs}
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        chosen[f"{loader}.dataset.data_root"] = root
+        if images:
+            chosen[f"{loader}.dataset.indices"] = images
+    return ["--cfg-options", *(f"{key}={value}" for key, value in chosen.items())]
+
+
+@pytest.mark.slow
+def test_killed_training_resumes_and_ends_with_the_same_iterations(digits, tmp_path):
+    epochs, per_epoch = 6, 2
+    command = [sys.executable, str(ROOT / "tools/train.py"), CONFIG, "--work-dir", str(tmp_path), "--resume"]
+    command += options(digits, epochs, images=64)
+    with open(tmp_path / "first.log", "w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "epoch_2.pth").exists():
+                assert process.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()[-3000:]
+                time.sleep(0.02)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / f"epoch_{epochs}.pth").exists()
+
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert re.search(r"resumed epoch: [2-5], iter: \d+", second.stdout + second.stderr)
+    last = torch.load(tmp_path / f"epoch_{epochs}.pth", weights_only=False)
+    assert (last["meta"]["epoch"], last["meta"]["iter"]) == (epochs, epochs * per_epoch)
+    assert {int(state["step"]) for state in last["optimizer"]["state"].values()} == {epochs * per_epoch}
+    assert sorted(p.name for p in tmp_path.glob("epoch_*")) == [f"epoch_{epochs - 1}.pth", f"epoch_{epochs}.pth"]
+    assert (tmp_path / "learning_curve.png").exists()
+
+
+@pytest.mark.slow
+def test_demo_learns(digits, tmp_path, capsys):
+    epochs = 5
+    options = [f"train_cfg.max_epochs={epochs}"]
+    options += [f"{part}_dataloader.dataset.data_root={digits}" for part in ("train", "val")]
+    demo.main(["--work-dir", str(tmp_path), "--min-top1", "80", "--cfg-options", *options])
+    out = capsys.readouterr().out
+    accuracy = [
+        float(x)
+        for x in re.findall(r"Epoch\(val\).*accuracy/top1: ([\d.]+)", (next(tmp_path.glob("*/*.log"))).read_text())
+    ]
+    assert len(accuracy) == epochs and accuracy[-1] > max(accuracy[0] + 20, 80)
+    # the printed number is of the saved file, the log's of the weights in memory
+    assert float(re.search(r"top-1 on 360 held-out images: ([\d.]+) %", out)[1]) == pytest.approx(accuracy[-1], abs=0.3)
+    for name in ("learning_curve.png", "predictions.png", "confusion_matrix.png", f"epoch_{epochs}.pth"):
+        assert f"{tmp_path}/{name}" in out.splitlines()
+        assert (tmp_path / name).stat().st_size > 5000
+
+    metrics = test.main(
+        [CONFIG, str(tmp_path / f"epoch_{epochs}.pth"), "--work-dir", str(tmp_path), "--cfg-options"]
+        + [f"test_dataloader.dataset.data_root={digits}"]
+    )
+    assert metrics["accuracy/top1"] == pytest.approx(accuracy[-1], abs=0.3)
+    assert (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "extra", [["--amp"], ["--cfg-options", "model.backbone.with_cp=True", "model.backbone.frozen_stages=1"]]
+)
+def test_options_of_training_run(digits, tmp_path, extra):
+    arguments = options(digits, epochs=2, images=64)
+    if extra[0] == "--cfg-options":
+        arguments, extra = arguments + extra[1:], []
+    train.main([CONFIG, "--work-dir", str(tmp_path), "--seed", "1", *extra, *arguments])
+    assert torch.load(tmp_path / "epoch_2.pth", weights_only=False)["meta"]["iter"] == 4
+
+
+@pytest.mark.slow
+def test_two_processes_without_a_gpu(digits, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        f"--master_port={20000 + os.getpid() % 20000}",
+    ]
+    command += [str(ROOT / "tools/train.py"), CONFIG, "--launcher", "pytorch", "--work-dir", str(tmp_path)]
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
+    done = subprocess.run(
+        command + options(digits, epochs=2, images=128),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # 128 images for 2 processes with batches of 32
+    assert torch.load(tmp_path / "epoch_2.pth", weights_only=False)["meta"]["iter"] == 4
+
+
+# Mistakes end before training, in one line ----------------------------------------------------------------------------
+
+
+def test_bad_images_stop_training_before_it_starts(tmp_path, capsys):
+    root = write_digits(tmp_path / "digits")
+    empty = root / "train/3/empty.png"
+    empty.touch()
+    cut = next((root / "val/7").iterdir())
+    cut.write_bytes(cut.read_bytes()[:60])
+    work_dir = tmp_path / "work"
+    with pytest.raises(SystemExit) as stop:
+        train.main([CONFIG, "--work-dir", str(work_dir), *options(root, epochs=2)])
+    message = str(stop.value)
+    assert message.startswith("error: 2 of 1798 images cannot be read")
+    assert f"{empty}: empty file" in message and f"{cut}: " in message
+    assert not list(work_dir.glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.py"], "no config at 'absent.py'"),
+        ([str(ROOT / "configs/van/classification/van-b0_8xb128_in1k.py")], "no data folder .* image-net.org"),
+        ([CONFIG, "--cfg-options", "model.backbone.model=test_vam"], "did you mean test_van"),
+        ([CONFIG, "--cfg-options", "model.backbone.num_classes=7"], "set model.backbone.num_classes=10"),
+        ([CONFIG, "--resume", "absent.pth"], "no checkpoint at 'absent.pth'"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        train.main(arguments)
+    assert re.match(f"error: .*{message}", str(stop.value)) and "\n" not in str(stop.value)
+
+
+def test_checkpoint_that_does_not_fit_stops_testing(tmp_path):
+    import backbones
+
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": backbones.create_model("test_van").state_dict()}, path)
+    with pytest.raises(SystemExit, match="error: .*num_classes"):
+        test.main([CONFIG, str(path), "--work-dir", str(tmp_path)])
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(SystemExit, match="error: .*truncated"):
+        test.main([CONFIG, str(path), "--work-dir", str(tmp_path)])
+
+
+def test_images_are_checked_in_any_dataset():
+    from backbones.mm.hooks import _image_files
+
+    class Leaf:
+        def __init__(self, names):
+            self.names = names
+
+        def __len__(self):
+            return len(self.names)
+
+        def get_data_info(self, index):
+            return dict(img_path=self.names[index])
+
+    nested = SimpleNamespace(datasets=[SimpleNamespace(dataset=Leaf("ab")), Leaf("c")])
+    assert _image_files(nested) == ["a", "b", "c"]
