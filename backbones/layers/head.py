@@ -3,8 +3,6 @@
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
-POOL_TYPES = ("avg", "max", "avgmax", "")
-
 
 class ClassifierHead(nn.Module):
     """[projection ->] global pooling [-> norm] -> dropout -> linear classifier.
@@ -14,7 +12,7 @@ class ClassifierHead(nn.Module):
     Args:
         in_features: Channels of the map.
         num_classes: Classes; 0 leaves the classifier out.
-        pool_type: One of ``POOL_TYPES``.
+        pool_type: One of ``pool_types``.
         drop_rate: Dropout before the classifier.
         proj: Module from (B, H, W, C) to (B, H, W, proj.out_features), of families that widen the map before pooling.
         norm: Module on the last dimension, of families that normalise after pooling.
@@ -22,6 +20,8 @@ class ClassifierHead(nn.Module):
     Raises:
         ValueError: If ``pool_type`` is unknown.
     """
+
+    pool_types = ("avg", "max", "avgmax", "")
 
     def __init__(
         self,
@@ -42,14 +42,18 @@ class ClassifierHead(nn.Module):
         self._build(num_classes, pool_type, device, dtype)
 
     def _build(self, num_classes: int, pool_type: str, device, dtype) -> None:
-        if pool_type not in POOL_TYPES:
-            raise ValueError(f"global_pool {pool_type!r} is not one of {POOL_TYPES}")
+        if pool_type not in self.pool_types:
+            raise ValueError(f"global_pool {pool_type!r} is not one of {self.pool_types}")
         self.pool_type = pool_type
-        self.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=bool(pool_type), input_fmt="NHWC")
+        self.global_pool = self.build_pool(pool_type)
         if num_classes > 0:
             self.fc = nn.Linear(self.num_features, num_classes, device=device, dtype=dtype)
         else:
             self.fc = nn.Identity()
+
+    def build_pool(self, pool_type: str) -> nn.Module:
+        """Module for one of ``pool_types``."""
+        return SelectAdaptivePool2d(pool_type=pool_type, flatten=bool(pool_type), input_fmt="NHWC")
 
     def reset(
         self,

@@ -25,6 +25,28 @@ class Mlp(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
+class SwiGLU(nn.Module):
+    """Linear -> SiLU, multiplied by a second Linear, -> Linear; no biases (Shazeer, arXiv:2002.05202).
+
+    x: (..., dim) -> (..., dim)
+
+    Args:
+        dim: Channels.
+        hidden_dim: Width between the linear layers.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None) -> None:
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.fc1_g = Linear(dim, hidden_dim, bias=False, **dd)  # the gate
+        self.fc1_x = Linear(dim, hidden_dim, bias=False, **dd)
+        self.act = nn.SiLU()
+        self.fc2 = Linear(hidden_dim, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1_g(x)) * self.fc1_x(x))
+
+
 class ConvMlp(nn.Module):
     """Linear -> depthwise 3x3 -> GELU -> Linear.
 
