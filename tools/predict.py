@@ -117,17 +117,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         files = list_images(args.images)
-        # a config's pipeline may enlarge small scans; timm's preprocessing is for photographs
-        bad = find_bad_images(files, min_side=32 if args.model else 1)
-        files = [file for file in files if file not in bad]
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
+    # a config's pipeline may enlarge small scans; timm's preprocessing is for photographs
+    bad = find_bad_images(files, min_side=32 if args.model else 1)
+    files = [file for file in files if file not in bad]
+    try:
         if args.model:
             predict, classes = load_timm(args.model, args.device)
         else:
             predict, classes = load_mm(args.config, args.checkpoint, args.device)
-        scores = run(predict, files, args.batch_size) if files else torch.zeros(0, 1)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: timm, where a name has no weights
+        sys.exit(f"error: cannot predict with {args.model or args.checkpoint}: {error}")
 
+    scores = run(predict, files, args.batch_size) if files else torch.zeros(0, 1)
     classes = classes or [str(i) for i in range(scores.shape[1])]
     k = min(args.topk, scores.shape[1])
     values, indices = scores.topk(k)
