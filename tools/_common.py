@@ -6,6 +6,7 @@ import argparse
 import difflib
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -49,22 +50,21 @@ def build_model(
     spec: str,
     img_size: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
-    num_classes: int | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Builds the model that `spec` names (see `check_model`), with random weights and, where it has one, its size set.
 
     Args:
         img_size: height and width in pixels; None keeps the model's own.
         device: where the parameters are made; "meta" makes none.
-        num_classes: width of the classifier; None keeps the model's own. A callable is called without it.
+        options: handed to the model (`num_classes=10`), or to the callable.
 
     Raises:
         ValueError: see `check_model`; also when a callable returns something that is not a module.
     """
     check_model(spec)
     with torch.device(device):
-        options = {} if num_classes is None else {"num_classes": num_classes}
-        model = _factory(spec)() if ":" in spec else timm.create_model(spec, **options)
+        model = _factory(spec)(**options) if ":" in spec else timm.create_model(spec, **options)
         if not isinstance(model, nn.Module):
             raise ValueError(f"{spec!r} returned a {type(model).__name__}, not a torch.nn.Module")
         if img_size is not None and tuple(img_size) != default_img_size(model) and hasattr(model, "set_input_size"):

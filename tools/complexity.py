@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
@@ -264,7 +265,7 @@ def _quiet(analysis):
 
 
 def count_model(
-    spec: str, img_size: Sequence[int] | None = None, activations: bool = False, num_classes: int | None = None
+    spec: str, img_size: Sequence[int] | None = None, activations: bool = False, **options: Any
 ) -> tuple[Complexity, tuple[int, int]]:
     """Builds the model that `spec` names, counts it, and returns the count and the (height, width) it was counted at.
 
@@ -276,7 +277,7 @@ def count_model(
     check_model(spec)
     for device in ("meta", "cpu"):
         try:
-            model = build_model(spec, img_size, device, num_classes)
+            model = build_model(spec, img_size, device, **options)
             size = tuple(img_size) if img_size is not None else default_img_size(model)
             channels = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))[0]
             return count(model, (channels, *size), activations), size
@@ -316,12 +317,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             parser.error(str(error))
 
+    options = {} if args.num_classes is None else {"num_classes": args.num_classes}
     records, failed = [], []
     for i, name in enumerate(names, 1):
         if sys.stderr.isatty():
             print(f"\r\033[K[{i}/{len(names)}] {name}", end="", file=sys.stderr, flush=True)
         try:
-            complexity, used = count_model(name, size, args.activations, args.num_classes)
+            complexity, used = count_model(name, size, args.activations, **options)
         except Exception as error:  # any model may fail in any way; the others still count
             failed.append(name)
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)

@@ -1,0 +1,133 @@
+"""Metafiles are read strictly, and the page follows from them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import timm
+
+import backbones  # noqa: F401  registers the models
+from tools.model_zoo import ROOT, MetafileError, Published, load_metafile, load_metafiles, main, render
+
+METAFILE = """
+Collections:
+  - Name: Family
+    Paper: {Title: A paper, URL: https://example.org/paper}
+    Code: {URL: https://example.org/code}
+    License: mit
+Models:
+  - Name: family-s_in1k
+    Model: family_s.in1k
+    In Collection: Family
+    Metadata: {Training Data: ImageNet-1k, Input Size: [256, 192], Parameters: 4105800, FLOPs: 868118912}
+    Published: {Parameters: 4.1 M, MACs: 0.9 G, Source: paper}
+    Results:
+      - {Task: Image Classification, Dataset: ImageNet-1k, Metrics: {Top 1 Accuracy: 75.4}, Source: paper}
+      - {Task: Image Classification, Dataset: Digits, Metrics: {Top 1 Accuracy: 98.1}, Source: measured}
+    Weights: https://example.org/files/family_s.pth?dl=1
+"""
+
+
+def write(folder: Path, text: str = METAFILE) -> Path:
+    path = folder / "family" / "metafile.yml"
+    path.parent.mkdir()
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "counted", "agrees"),
+    [
+        ("100 M", 101.9e6, True),
+        ("100 M", 102.1e6, False),
+        ("0.9 G", 0.851e9, True),  # rounds to it
+        ("0.9 G", 0.849e9, False),
+        ("3.70 G", 3.749e9, True),
+        ("3.70 G", 3.78e9, False),
+    ],
+)
+def test_printed_number_allows_two_per_cent_or_its_rounding(text: str, counted: float, agrees: bool) -> None:
+    assert Published.parse(text).agrees(counted) is agrees
+
+
+def test_page_has_the_entry(tmp_path: Path) -> None:
+    page = render(load_metafile(write(tmp_path)))
+    row = next(line for line in page.splitlines() if "family_s" in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        "`family_s.in1k`",
+        "256x192",
+        "4.11",
+        "4.1",
+        "0.87",
+        "0.9",
+        "75.4 *paper*",
+        "98.1",
+        "[family_s.pth](https://example.org/files/family_s.pth?dl=1)",
+        "–",
+        "mit",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    Weights:", "    Wieghts:", "unknown key 'Wieghts'; did you mean 'Weights'"),
+        ("Metrics: {Top 1 Accuracy: 75.4}, Source: paper", "Metrics: {Top 1 Accuracy: 75.4}", "Source missing"),
+        ("Source: measured", "Source: rumour", "source 'rumour' is none of"),
+        ("MACs: 0.9 G, ", "", "MACs missing; write 'not printed'"),
+        ("0.9 G", "900", "'900' is no printed number|900 is no printed number"),
+        ("In Collection: Family", "In Collection: Famly", "collection 'Famly' is not in this file"),
+        ("    Weights: https://example.org/files/family_s.pth?dl=1\n", "", "Weights Note"),
+        ("    Weights:", "    Config: configs/none.py\n    Weights:", "there is no configs/none.py"),
+        ("Parameters: 4105800, ", "", "Parameters missing"),
+        ("Models:", "Modles:", "needs the lists Collections and Models"),
+    ],
+)
+def test_broken_metafile_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in METAFILE
+    path = write(tmp_path, METAFILE.replace(old, new, 1))
+    with pytest.raises(MetafileError, match=message) as error:
+        load_metafile(path)
+    assert "family/metafile.yml" in str(error.value)
+
+
+def test_double_entry_is_refused(tmp_path: Path) -> None:
+    models = METAFILE.partition("Models:\n")[2]
+    with pytest.raises(MetafileError, match="family-s_in1k stands there twice"):
+        load_metafile(write(tmp_path, METAFILE + models))
+
+
+def test_check_finds_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "ZOO.md"
+    assert main(["--check", "--output", str(page)]) == 1
+    assert main(["--output", str(page)]) == 0
+    assert main(["--check", "--output", str(page)]) == 0
+    page.write_text(page.read_text().replace("75.4 *paper*", "76.4 *paper*"))
+    assert main(["--check", "--output", str(page)]) == 1
+    assert "76.4" in capsys.readouterr().err
+
+
+def test_page_in_the_tree_is_up_to_date() -> None:
+    assert main(["--check"]) == 0
+
+
+def test_csv_has_timms_columns(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    assert main(["--output", str(tmp_path / "ZOO.md"), "--csv", str(path)]) == 0
+    rows = list(csv.DictReader(path.open()))
+    timm_columns = "model img_size top1 top1_err top5 top5_err param_count crop_pct interpolation".split()
+    assert list(rows[0]) == [*timm_columns, "source"]
+    row = next(r for r in rows if r["model"] == "van_b0.in1k" and r["source"] == "paper")
+    assert (row["top1"], row["top1_err"], row["crop_pct"], row["interpolation"]) == ("75.4", "24.6", "0.9", "bicubic")
+
+
+def test_weights_are_those_that_the_tag_loads() -> None:
+    entries = [e for e in load_metafiles() if e.weights and "." in e.model]
+    assert entries
+    for entry in entries:
+        assert timm.models.get_pretrained_cfg(entry.model).url == entry.weights, entry.model
+
+
+def test_configs_of_the_families_exist() -> None:
+    families = {path.parent.name for path in (ROOT / "configs").glob("*/metafile.yml")}
+    assert {"van", "litv2"} <= families
