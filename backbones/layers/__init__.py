@@ -5,24 +5,29 @@ d width of a head, ws side of a window, nW windows of an image. A feature map is
 the memory of a channels-last (B, C, H, W) tensor, so either view is free (``layout``).
 """
 
-from backbones.layers.attention import attend, merge_heads, split_heads
+from backbones.layers.attention import attend, attend_heads, merge_heads, split_heads
+from backbones.layers.causal_rope import CausalRopeAttention
 from backbones.layers.channel_group import ChannelGroupAttention
 from backbones.layers.deformable import DeformableConv, DeformableMerging
 from backbones.layers.depthwise import DepthwiseConv
+from backbones.layers.halo import HaloAttention
 from backbones.layers.head import ClassifierHead
 from backbones.layers.hilo import HiLoAttention
 from backbones.layers.kernels import set_fast_kernels, use_fast_kernels
 from backbones.layers.large_kernel import LargeKernelAttention
 from backbones.layers.layout import to_nchw, to_nhwc
 from backbones.layers.linear import Linear, linear
-from backbones.layers.mlp import ConvMlp, Mlp
+from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU
 from backbones.layers.patch_embed import PatchEmbed
 from backbones.layers.pos_embed import ConvPosEnc
+from backbones.layers.rope import rotary_table, rotate
 from backbones.layers.self_guided import HybridAttention, LePEAttention, SelfGuidedAttention, TokenMerge
-from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.super_token import SuperTokenAttention
+from backbones.layers.window import halo_partition, pad_to_multiple, window_partition, window_unpartition
 from backbones.layers.window_attention import WindowAttention
 
 __all__ = [
+    "CausalRopeAttention",
     "ChannelGroupAttention",
     "ClassifierHead",
     "ConvMlp",
@@ -30,6 +35,7 @@ __all__ = [
     "DeformableConv",
     "DeformableMerging",
     "DepthwiseConv",
+    "HaloAttention",
     "HiLoAttention",
     "HybridAttention",
     "LargeKernelAttention",
@@ -38,12 +44,18 @@ __all__ = [
     "Mlp",
     "PatchEmbed",
     "SelfGuidedAttention",
+    "SuperTokenAttention",
+    "SwiGLU",
     "TokenMerge",
     "WindowAttention",
     "attend",
+    "attend_heads",
+    "halo_partition",
     "linear",
     "merge_heads",
     "pad_to_multiple",
+    "rotary_table",
+    "rotate",
     "set_fast_kernels",
     "split_heads",
     "to_nchw",
