@@ -178,6 +178,10 @@ class Block(nn.Module):
 class GuidedStage(Stage):
     """A stage whose blocks hand on a significance map beside the features."""
 
+    def __init__(self, downsample: nn.Module | None, blocks: list[nn.Module], norm: nn.Module) -> None:
+        super().__init__(downsample, blocks, norm)
+        self.blocks = nn.ModuleList(blocks)  # TorchScript compiles a Sequential for a single input
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
         significance: Tensor | None = None
