@@ -15,12 +15,17 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def attend_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v of heads that are already apart.
+
+    q: (B, nh, N, d), k: (B, nh, M, d), v: (B, nh, M, d_v), bias: (B, nh, N, M) -> (B, nh, N, d_v)
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     """Multi-head softmax(q k^T / sqrt(d)) v.
 
     q: (B, N, nh * d), k: (B, M, nh * d), v: (B, M, nh * d_v) -> (B, N, nh * d_v). Cost N * M * C twice.
     """
-    out = F.scaled_dot_product_attention(
-        split_heads(q, num_heads), split_heads(k, num_heads), split_heads(v, num_heads)
-    )
-    return merge_heads(out)
+    return merge_heads(attend_heads(split_heads(q, num_heads), split_heads(k, num_heads), split_heads(v, num_heads)))

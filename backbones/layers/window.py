@@ -36,3 +36,15 @@ def window_unpartition(windows: Tensor, window_size: int, H: int, W: int) -> Ten
     C = windows.shape[-1]
     x = windows.reshape(-1, H // window_size, W // window_size, window_size, window_size, C)
     return x.transpose(2, 3).reshape(-1, H, W, C)
+
+
+def halo_partition(x: Tensor, window_size: int, halo_size: int) -> Tensor:
+    """Cut a map into windows that each carry ``halo_size`` pixels more on every side, zeros outside the map (copies).
+
+    x: (B, H, W, C), sides multiples of ``window_size`` -> (B * nW, (ws + 2 * halo_size)^2, C), windows in the order of
+    ``window_partition``.
+    """
+    side = window_size + 2 * halo_size
+    x = F.pad(x, (0, 0, halo_size, halo_size, halo_size, halo_size))
+    x = x.unfold(1, side, window_size).unfold(2, side, window_size)  # (B, H / ws, W / ws, C, side, side)
+    return x.permute(0, 1, 2, 4, 5, 3).reshape(-1, side * side, x.shape[3])
