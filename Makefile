@@ -39,10 +39,11 @@ $(VENV)/.full: $(VENV)/.light
 demo: $(VENV)/.light ## train, evaluate and predict on real images in a few minutes; prints the pictures' paths
 	@$(PY) tools/demo.py
 
-lint: $(VENV)/.light ## ruff, formatting, types
+lint: $(VENV)/.light ## ruff, formatting, types, the model zoo page
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) tools/model_zoo.py --check
 
 check: lint ## lint and the fast tests that need no OpenMMLab (within three minutes)
 	$(PYTEST) -m "not slow and not mm"
