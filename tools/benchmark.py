@@ -394,7 +394,7 @@ def plot(path: Path, results: Sequence[Result], modes: Sequence[str], about: dic
     several = len(sizes) > 1
     imported = [r.import_mib for r in results if r.import_mib]
     dotted: dict[str, Any] = {"color": "gray", "linestyle": ":", "linewidth": 1}
-    memory_label = "peak memory, MiB" + (" (dotted: before a model is built)" if imported else "")
+    memory_label = "peak memory, MiB" + (" (dotted: libraries)" if imported else "")
     height = 3.6 if several else 1.4 + 0.4 * len(names)
     figure, axes = plt.subplots(
         len(modes), 2, figsize=(11, 0.9 + height * len(modes)), squeeze=False, layout="constrained"
