@@ -13,9 +13,9 @@ from backbones.layers.rope import rotate
 class CausalRopeAttention(nn.Module):
     """Softmax over all tokens, of which each token then keeps the part of those before it and its own.
 
-    x: (B, N, dim), rope: (N, dim / num_heads / 2, 2) of ``rotary_table`` -> (B, N, dim). Any N. The tokens are the patches
-    in raster order, row by row; what is to see the whole image (the class token) stands last. Cost: N^2 * dim twice,
-    beside the projections.
+    x: (B, N, dim), rope: (N, dim / num_heads / 2, 2) of ``rotary_table`` -> (B, N, dim). Any N. The tokens are the
+    patches in raster order, row by row; what is to see the whole image (the class token) stands last. Cost: N^2 * dim
+    twice, beside the projections.
 
     The mask S = a + (1 - a) tril(1) multiplies the softmax. At rate a = 0 that is y_i = sum_{j <= i} e^(s_ij) v_j /
     sum_j e^(s_ij): the denominator holds later tokens too, so neither an additive mask nor ``is_causal`` gives it, and

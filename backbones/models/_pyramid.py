@@ -12,6 +12,7 @@ import torch
 from timm.layers import calculate_drop_path_rates, get_device_dtype, register_notrace_function, trunc_normal_
 from timm.models import build_model_with_cfg, checkpoint_seq, register_model
 from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size as update_model_input_size  # for families with position tables
 from torch import Tensor, nn
 
 from backbones.layers import ClassifierHead, to_nchw, to_nhwc
@@ -81,6 +82,7 @@ class PyramidBackbone(nn.Module):
 
     output_fmt = "NHWC"  # of forward_features
     strides: tuple[int, ...] = (4, 2, 2, 2)  # of the stem with stage 0, then of each stage's downsampling
+    default_out_indices: int | None = None  # of features_only: the last so many, all stages if None
 
     # Renamings of checkpoint keys, tried as a whole a layout: name -> ((pattern, replacement or None to drop), ...)
     checkpoint_layouts: Mapping[str, tuple[tuple[str, str | None], ...]] = {}
@@ -308,7 +310,8 @@ def create_variant(
         return model_cls(dataclasses.replace(cfg, **overrides), **model_kwargs)
 
     # timm's default feature wrapper would hand out (B, H, W, C) maps, which an FPN misreads.
-    feature_cfg = {"out_indices": tuple(range(len(cfg.depths))), "feature_cls": "getter"}
+    out_indices = getattr(model_cls, "default_out_indices", None) or tuple(range(len(cfg.depths)))
+    feature_cfg = {"out_indices": out_indices, "feature_cls": "getter"}
     return build_model_with_cfg(
         build, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs
     )
