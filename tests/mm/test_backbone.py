@@ -12,7 +12,8 @@ import backbones.mm  # noqa: F401
 pytestmark = pytest.mark.mm
 
 TINY = backbones.list_models("test_*")
-PYRAMIDS = [name for name in TINY if len(timm.create_model(name).feature_info) == 4]
+PYRAMIDS = [name for name in TINY if timm.create_model(name).feature_info[-1]["reduction"] == 32]
+PLAIN = [name for name in TINY if name not in PYRAMIDS]
 IMAGE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
@@ -41,8 +42,20 @@ def test_logits_are_timms(name):
     backbone = build(name, out_indices=None, num_classes=7).eval()
     model = timm.create_model(name, num_classes=7).eval()
     model.load_state_dict(backbone.model.state_dict())
-    (logits,) = backbone(IMAGE)
-    assert torch.equal(logits, model(IMAGE))
+    image = IMAGE if name in PYRAMIDS else torch.rand(2, *model.pretrained_cfg["input_size"])
+    (logits,) = backbone(image)
+    assert torch.equal(logits, model(image))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_models_give_maps_of_one_stride(name):
+    backbone = build(name, out_indices=(1, 3))
+    _, height, width = backbone.model.pretrained_cfg["input_size"]
+    stride = backbone.model.feature_info[-1]["reduction"]
+    maps = backbone(torch.rand(2, 3, height, width))
+    assert [y.shape[1:] for y in maps] == [(c, height // stride, width // stride) for c in backbone.out_channels]
+    sum(y.square().mean() for y in maps).backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.parametrize("name", PYRAMIDS)
@@ -96,7 +109,9 @@ def test_checkpointing_changes_nothing(name):
     grads = []
     for with_cp in (False, True):
         backbone = build(name, out_indices=None, with_cp=with_cp).train()
-        backbone(IMAGE)[0].square().mean().backward()
+        torch.manual_seed(0)
+        image = IMAGE if name in PYRAMIDS else torch.rand(2, *backbone.model.pretrained_cfg["input_size"])
+        backbone(image)[0].square().mean().backward()
         grads.append({key: p.grad for key, p in backbone.named_parameters()})
     for key, grad in grads[0].items():
         torch.testing.assert_close(grads[1][key], grad, msg=lambda m, key=key: f"{key}: {m}")

@@ -87,7 +87,7 @@ FROM_SCRATCH = [p for p in CLASSIFICATION if p.stem.endswith("_in1k") and "-ft-"
 def test_preprocessing_is_that_of_the_weights(path):
     """What timm does to an image for the published weights, the config that trains them does too."""
     cfg = load(path)
-    expected = timm.get_pretrained_cfg(f"{cfg.model.backbone.model}.in1k")
+    expected = timm.get_pretrained_cfg(cfg.model.backbone.model)
     np.testing.assert_allclose(np.array(cfg.data_preprocessor.mean) / 255, expected.mean, atol=1e-3)
     np.testing.assert_allclose(np.array(cfg.data_preprocessor.std) / 255, expected.std, atol=1e-3)
     assert cfg.test_dataloader.dataset.pipeline[1].scale == int(224 / expected.crop_pct)
@@ -102,10 +102,23 @@ def test_decay_spares_vectors(path):
     cfg.model.backbone.pop("drop_path_rate", None)
     model = MODELS.build(cfg.model)
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-    decay = cfg.optim_wrapper.optimizer.weight_decay
-    for group in groups:
+    options = cfg.optim_wrapper
+    own_rules = options.paramwise_cfg.get("custom_keys", {})
+    for group in build_optim_wrapper(model, options).optimizer.param_groups:
         for p in group["params"]:
-            assert group["weight_decay"] == (decay if p.ndim > 1 else 0), names[id(p)]
-            slow = "litv2" in path.stem and "in1k" in path.stem and "offset.weight" in names[id(p)]
-            assert group["lr"] == pytest.approx(cfg.optim_wrapper.optimizer.lr * (0.01 if slow else 1)), names[id(p)]
+            name = names[id(p)]
+            rule = next((rule for key, rule in own_rules.items() if key in name), {})
+            decay_mult = rule.get("decay_mult", float(p.ndim > 1))
+            assert group["weight_decay"] == options.optimizer.weight_decay * decay_mult, name
+            assert group["lr"] == pytest.approx(options.optimizer.lr * rule.get("lr_mult", 1)), name
+
+
+def test_litv2_moves_its_offsets_slowly():
+    """A hundredth of the rate for the weights, as the authors train them; their biases at the full rate."""
+    cfg = load(ROOT / "configs/litv2/classification/litv2-s_8xb128_in1k.py")
+    cfg.model.backbone.model = "test_litv2"
+    model = MODELS.build(cfg.model)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    slow = {name for name, p in model.named_parameters() if rates[id(p)] == pytest.approx(1e-5)}
+    assert slow == {f"backbone.model.stages.{i}.downsample.conv.offset.weight" for i in (1, 2, 3)}
