@@ -122,11 +122,10 @@ class TokenEmbed(nn.Module):
     def positions(self, height: int, width: int) -> Tensor:
         """Position table of a grid, (1, height * width + 1, dim)."""
         rows, columns = self.grid
-        same = height == rows and width == columns
         # An exported program must not fix the size, and resizing to the same size changes nothing.
-        if self.dynamic and (is_exporting() or not same):
+        if self.dynamic and (is_exporting() or height != rows or width != columns):
             return resize_positions(self.pos_embed, self.grid, (height, width))
-        if not same:
+        if not self.dynamic and (height != rows or width != columns):
             raise ValueError(
                 f"the image has {height} x {width} patches, the position table {rows} x {columns}: "
                 "build the model with img_size=, call set_input_size, or use dynamic_img_size=True"
