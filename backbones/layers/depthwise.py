@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from backbones.layers.kernels import use_fast_kernels
+from backbones.layers.kernels import conv2d, use_fast_kernels
 from backbones.layers.layout import to_nchw, to_nhwc
 
 
@@ -43,6 +43,7 @@ class DepthwiseConv(nn.Conv2d):
         stride: Pixels between outputs.
         dilation: Pixels between taps.
         shortcut: Add the input to the output; needs stride 1.
+        gelu: Apply a GELU to the result.
     """
 
     def __init__(
@@ -52,30 +53,34 @@ class DepthwiseConv(nn.Conv2d):
         stride: int = 1,
         dilation: int = 1,
         shortcut: bool = False,
+        gelu: bool = False,
         device=None,
         dtype=None,
     ) -> None:
         padding = kernel_size // 2 * dilation
         super().__init__(dim, dim, kernel_size, stride, padding, dilation, groups=dim, device=device, dtype=dtype)
         self.shortcut = shortcut
+        self.gelu = gelu
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self.plain(x)
         if not use_fast_kernels(x):
             return self.plain(x)
-        weight = self.weight
+        weight, half = self.weight, self.kernel_size[0] // 2
         if self.shortcut:  # x + conv(x) is a convolution too, which saves a pass over the map
-            weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (self.kernel_size[0] // 2,) * 4)
+            weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (half,) * 4)
         if self.dilation[0] > 1 and self.stride[0] == 1:
             dilation, (_, H, W, _) = self.dilation[0], x.shape
             grids = to_nchw(interleave(x, dilation))
-            y = F.conv2d(grids, weight, self.bias, padding=self.kernel_size[0] // 2, groups=self.groups)
+            y = conv2d(grids, weight, self.bias, padding=(half, half), groups=self.groups, gelu=self.gelu)
             return deinterleave(to_nhwc(y), dilation, H, W)
-        y = F.conv2d(to_nchw(x), weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        y = conv2d(to_nchw(x), weight, self.bias, self.stride, (half, half), self.groups, self.gelu)
         return to_nhwc(y)
 
     def plain(self, x: Tensor) -> Tensor:
         """The convolution as PyTorch runs it."""
         y = to_nhwc(F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups))
-        return x + y if self.shortcut else y
+        if self.shortcut:
+            y = x + y
+        return F.gelu(y) if self.gelu else y

@@ -6,10 +6,12 @@ every layer take the plain call.
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _enabled = os.environ.get("BACKBONES_FAST_KERNELS", "1") != "0"
@@ -46,3 +48,66 @@ def onednn_beats_blas() -> bool:
         return False
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text()
+
+
+def convolutions_use_onednn() -> bool:
+    """Whether ``F.conv2d`` hands 1x1 convolutions to oneDNN: with a single thread PyTorch keeps them to itself."""
+    return torch.compiler.is_compiling() or torch.get_num_threads() > 1
+
+
+# What torch.compile emits for a convolution with an activation on it. A private operator, so it may go away.
+_convolution_pointwise = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+
+
+def fuses_pointwise(x: Tensor) -> bool:
+    """Whether inference on ``x`` may run operators that apply an activation as they store their result.
+
+    They have no gradient, and the compiler and the tracer do not look into them.
+    """
+    return (
+        _convolution_pointwise is not None
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and use_fast_kernels(x)
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+    gelu: bool = False,
+) -> Tensor:
+    """Undilated ``F.conv2d``, with a GELU on its result if ``gelu``: in inference the two are one kernel.
+
+    x: (B, C, H, W), channels-last -> (B, C_out, H', W')
+    """
+    if gelu and fuses_pointwise(x):
+        assert _convolution_pointwise is not None
+        return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, "gelu", [], "none")
+    y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
+    return F.gelu(y) if gelu else y
+
+
+_CHUNK_BYTES = 16 * 2**20
+
+
+def map_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) -> Tensor:
+    """``fn(x)``, in inference on a CPU run over a few images at a time so that what it holds stays below 16 MiB.
+
+    Such pieces stay in the cache, and blocks above 32 MiB would come from the kernel page by page at every call.
+
+    Args:
+        fn: Function of (B, ...) that treats images separately.
+        x: (B, ...)
+        bytes_per_image: The largest intermediate result of ``fn``, an image.
+    """
+    images = max(1, _CHUNK_BYTES // bytes_per_image)
+    if images >= x.shape[0] or not fuses_pointwise(x):
+        return fn(x)
+    return torch.cat([fn(part) for part in x.split(images)])

@@ -5,33 +5,46 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from backbones.layers.kernels import onednn_beats_blas, use_fast_kernels
+from backbones.layers.kernels import conv2d, convolutions_use_onednn, onednn_beats_blas, use_fast_kernels
 
 # Below this many rows a convolution spends more time on re-laying its weights than it gains.
 _MIN_ROWS = 64
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
     """``F.linear``, run as a 1x1 convolution where that kernel is faster (the results agree within rounding).
 
-    x: (..., C) -> (..., C_out). Rows of a contiguous ``x`` are the pixels of a channels-last (1, C, rows, 1) tensor, so
-    nothing is copied on the way in or out.
+    x: (..., C) -> (..., C_out), with a GELU on it if ``gelu``. Rows of a contiguous ``x`` are the pixels of a
+    channels-last (1, C, rows, 1) tensor, so nothing is copied on the way in or out.
     """
-    if use_fast_kernels(x) and onednn_beats_blas() and x.numel() >= _MIN_ROWS * x.shape[-1]:
+    if (
+        use_fast_kernels(x)
+        and onednn_beats_blas()
+        and convolutions_use_onednn()
+        and x.numel() >= _MIN_ROWS * x.shape[-1]
+    ):
         pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, rows, 1)
-        out = F.conv2d(pixels, weight[:, :, None, None], bias)
+        out = conv2d(pixels, weight[:, :, None, None], bias, gelu=gelu)
         return out.permute(0, 2, 3, 1).reshape(x.shape[:-1] + weight.shape[:1])
-    return F.linear(x, weight, bias)
+    out = F.linear(x, weight, bias)
+    return F.gelu(out) if gelu else out
 
 
 @register_notrace_module
 class Linear(nn.Linear):
     """``nn.Linear`` that runs through ``linear``; it also takes the part of 1x1 convolutions on (B, H, W, C) maps.
 
-    x: (..., in_features) -> (..., out_features)
+    x: (..., in_features) -> (..., out_features), with a GELU on it if ``gelu``.
     """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, gelu: bool = False, device=None, dtype=None
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.gelu = gelu
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return F.linear(x, self.weight, self.bias)
-        return linear(x, self.weight, self.bias)
+            out = F.linear(x, self.weight, self.bias)
+            return F.gelu(out) if self.gelu else out
+        return linear(x, self.weight, self.bias, self.gelu)

@@ -1,8 +1,11 @@
 """Position-wise networks between the attention layers."""
 
+import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from backbones.layers.depthwise import DepthwiseConv
+from backbones.layers.kernels import map_images
 from backbones.layers.linear import Linear
 
 
@@ -17,12 +20,11 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim, **dd)
-        self.act = nn.GELU()
+        self.fc1 = Linear(dim, hidden_dim, gelu=True, **dd)
         self.fc2 = Linear(hidden_dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(self.fc1(x))
 
 
 class SwiGLU(nn.Module):
@@ -47,6 +49,7 @@ class SwiGLU(nn.Module):
         return self.fc2(self.act(self.fc1_g(x)) * self.fc1_x(x))
 
 
+@register_notrace_module
 class ConvMlp(nn.Module):
     """Linear -> depthwise 3x3 -> GELU -> Linear.
 
@@ -64,17 +67,16 @@ class ConvMlp(nn.Module):
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        self.act_first = act_first
-        self.fc1 = Linear(dim, hidden_dim, **dd)
-        self.dwconv = DepthwiseConv(hidden_dim, 3, shortcut=shortcut, **dd)
-        self.act = nn.GELU()
+        self.fc1 = Linear(dim, hidden_dim, gelu=act_first, **dd)
+        self.dwconv = DepthwiseConv(hidden_dim, 3, shortcut=shortcut, gelu=not act_first, **dd)
         self.fc2 = Linear(hidden_dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        if self.act_first:
-            x = self.act(x)
-        x = self.dwconv(x)
-        if not self.act_first:
-            x = self.act(x)
-        return self.fc2(x)
+        if torch.jit.is_scripting():
+            return self.layers(x)
+        hidden = x.shape[1] * x.shape[2] * self.fc1.out_features
+        return map_images(self.layers, x, hidden * x.element_size())
+
+    def layers(self, x: Tensor) -> Tensor:
+        """The three layers in turn."""
+        return self.fc2(self.dwconv(self.fc1(x)))

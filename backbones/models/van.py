@@ -40,13 +40,12 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__()
-        self.proj_1 = Linear(dim, dim, **dd)
-        self.act = nn.GELU()
+        self.proj_1 = Linear(dim, dim, gelu=True, **dd)
         self.lka = LargeKernelAttention(dim, **dd)
         self.proj_2 = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj_2(self.lka(self.act(self.proj_1(x)))) + x
+        return self.proj_2(self.lka(self.proj_1(x))) + x
 
 
 class Block(nn.Module):
