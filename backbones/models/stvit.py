@@ -41,7 +41,7 @@ class STViTConfig:
     embed_dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...]
     num_heads: tuple[int, ...] = (1, 2, 5, 8)
-    cell_sizes: tuple[int, ...] = (8, 4, 1, 1)  # sides of the super tokens' cells in pixels of the map; 1: plain attention
+    cell_sizes: tuple[int, ...] = (8, 4, 1, 1)  # in pixels of each stage's map; 1 is plain attention
     layer_scale: tuple[float | None, ...] = (None, None, None, None)  # initial value, None for none
     mlp_ratio: int = 4
     head_dim: int = 1024  # channels that the head pools
@@ -112,7 +112,7 @@ class HeadProjection(nn.Module):
 
 
 class STViT(PyramidBackbone):
-    """Super token vision transformer: images (B, in_chans, H, W) -> logits (B, num_classes). Source: arXiv:2211.11167."""
+    """Super token ViT: images (B, in_chans, H, W) -> logits (B, num_classes). Source: arXiv:2211.11167."""
 
     checkpoint_layouts = {
         "official": (
@@ -158,27 +158,27 @@ class STViT(PyramidBackbone):
             super().init_module(module)
 
     @torch.jit.ignore
-    def super_tokens(self, x: Tensor) -> dict[str, Tensor]:
-        """How far each pixel belongs to the super tokens around it, in every layer that has them; for pictures.
+    def association(self, x: Tensor) -> dict[str, Tensor]:
+        """How far each pixel belongs to the super tokens around it, in every block that has them; for pictures.
 
-        x: (B, in_chans, H, W) -> layer's name: (B, H', W', 9), see ``SuperTokenAttention.association``.
+        x: (B, in_chans, H, W) -> {"stages.0.blocks.0": (B, ceil(H / 4), ceil(W / 4), 9), ...}, the last dimension as
+        ``SuperTokenAttention.association`` orders it.
         """
-        found: dict[str, Tensor] = {}
-        hooks = []
-        for name, module in self.named_modules():
-            if isinstance(module, SuperTokenAttention) and module.cell_size > 1:
-
-                def record(attn: SuperTokenAttention, inputs: tuple[Tensor], name: str = name) -> None:
-                    found[name] = attn.association(inputs[0])
-
-                hooks.append(module.register_forward_pre_hook(record))
+        maps: dict[str, Tensor] = {}
+        hooks = [
+            module.attn.register_forward_pre_hook(
+                lambda attn, args, name=name: maps.update({name: attn.association(args[0])})
+            )
+            for name, module in self.named_modules()
+            if isinstance(module, Block) and module.attn.cell_size > 1
+        ]
         try:
             with torch.no_grad():
                 self.forward_features(x)
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return maps
 
 
 _SCALED = (None, None, 1e-6, 1e-6)
