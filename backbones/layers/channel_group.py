@@ -14,7 +14,7 @@ class ChannelGroupAttention(nn.Module):
     are (d, N). Cost: N * C * d twice, beside the projections: linear in pixels.
 
     The logits are sums over all pixels but their scale is fixed, so they grow with the size of the map.
-    The rows of ``qkv`` are [v | q | k] in the terms of the formula, as the published weights have them (the authors' code
+    The rows of ``qkv`` are [v | q | k] in the terms of the formula, as in the published weights (the authors' code
     calls these slices q, k, v, and lets the second attend to the third).
 
     Args:
