@@ -6,5 +6,14 @@ A config imports it: ``custom_imports = dict(imports=["backbones.mm"], allow_fai
 from .backbone import ZooBackbone
 from .digits import build_digits, write_digits
 from .hooks import AtomicBackend, CheckImagesHook, LearningCurveHook
+from .soft_mask import SoftMaskHook
 
-__all__ = ["AtomicBackend", "CheckImagesHook", "LearningCurveHook", "ZooBackbone", "build_digits", "write_digits"]
+__all__ = [
+    "AtomicBackend",
+    "CheckImagesHook",
+    "LearningCurveHook",
+    "SoftMaskHook",
+    "ZooBackbone",
+    "build_digits",
+    "write_digits",
+]
