@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from timm.layers import DropPath, LayerScale
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
@@ -62,8 +63,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ls1(self.attn(to_nhwc(self.norm1(to_nchw(x))))))
-        return x + self.drop_path(self.ls2(self.mlp(to_nhwc(self.norm2(to_nchw(x))))))
+        # addcmul(x, y, scale) is x + y * scale in one pass over the map
+        x = torch.addcmul(x, self.drop_path(self.attn(to_nhwc(self.norm1(to_nchw(x))))), self.ls1.gamma)
+        return torch.addcmul(x, self.drop_path(self.mlp(to_nhwc(self.norm2(to_nchw(x))))), self.ls2.gamma)
 
 
 class VAN(PyramidBackbone):
@@ -95,6 +97,11 @@ class VAN(PyramidBackbone):
             (r"\.spatial_gating_unit\.DW_D_conv\.", ".lka.dilated."),
             (r"\.spatial_gating_unit\.conv1\.", ".lka.mix."),
         ),
+    }
+
+    checkpoint_dims = {
+        "official": {r"\.(proj_\d|fc\d|conv1)\.weight$": 4},
+        "mmpretrain": {r"\.(proj_\d|fc\d|conv1)\.weight$": 4},
     }
 
     def build_stem(self, cfg: VANConfig, in_chans: int, **dd: Any) -> nn.Module:
