@@ -1,0 +1,23 @@
+"""Fixtures that several files share."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import backbones  # noqa: F401  (the modules that the fixture patches)
+from backbones.layers import set_fast_kernels
+
+
+@pytest.fixture
+def fast_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take every fast path that this machine can run, whatever its vendor and number of threads."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("backbones."):
+            for choice in ("onednn_beats_blas", "convolutions_use_onednn"):
+                if hasattr(module, choice):
+                    monkeypatch.setattr(module, choice, torch.backends.mkldnn.is_available)
+    set_fast_kernels(True)
+    yield
+    set_fast_kernels(True)
