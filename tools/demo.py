@@ -35,7 +35,7 @@ def draw_confusion(matrix: Tensor, classes: Sequence[str], path: str | Path) -> 
 
     figure = Figure(figsize=(6, 5.5), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(matrix, cmap="Blues")
+    axes.imshow(matrix.numpy(), cmap="Blues")
     axes.set(xlabel="predicted", ylabel="true", xticks=range(len(classes)), yticks=range(len(classes)))
     axes.set_xticklabels(classes)
     axes.set_yticklabels(classes)
