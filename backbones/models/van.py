@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, LayerScale
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
@@ -162,6 +163,8 @@ def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
 
 _HUB = "https://huggingface.co/Visual-Attention-Network"
 _OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0/van"
+# ImageNet-22K was trained with ConvNeXt's pipeline.
+_IN21K = {"num_classes": 0, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "crop_pct": 0.875}
 
 default_cfgs = generate_default_cfgs(
     {
@@ -170,9 +173,9 @@ default_cfgs = generate_default_cfgs(
         "van_b2.in1k": _cfg(f"{_HUB}/VAN-Base-original/resolve/main/van_base_828.pth.tar"),
         "van_b3.in1k": _cfg(f"{_HUB}/VAN-Large-original/resolve/main/van_large_839.pth.tar"),
         "van_b4.in1k": _cfg(f"{_OPENMMLAB}/van-b4_3rdparty_in1k_20220909-f4665b92.pth"),
-        "van_b4.in21k": _cfg(f"{_OPENMMLAB}/van-b4_3rdparty_in21k_20220909-db926b18.pth", num_classes=0),
-        "van_b5.in21k": _cfg(f"{_OPENMMLAB}/van-b5_3rdparty_in21k_20220909-18e904e3.pth", num_classes=0),
-        "van_b6.in21k": _cfg(f"{_OPENMMLAB}/van-b6_3rdparty_in21k_20220909-96c2cb3a.pth", num_classes=0),
+        "van_b4.in21k": _cfg(f"{_OPENMMLAB}/van-b4_3rdparty_in21k_20220909-db926b18.pth", **_IN21K),
+        "van_b5.in21k": _cfg(f"{_OPENMMLAB}/van-b5_3rdparty_in21k_20220909-18e904e3.pth", **_IN21K),
+        "van_b6.in21k": _cfg(f"{_OPENMMLAB}/van-b6_3rdparty_in21k_20220909-96c2cb3a.pth", **_IN21K),
         "test_van": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
     }
 )
