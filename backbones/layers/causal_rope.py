@@ -1,10 +1,13 @@
 """Causal attention with rotary positions and a soft mask, of iLLaMA (Wang et al., arXiv:2404.06773)."""
 
+from functools import partial
+
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from backbones.layers.attention import merge_heads
+from backbones.layers.kernels import map_images
 from backbones.layers.linear import Linear
 from backbones.layers.rope import rotate
 
@@ -47,11 +50,21 @@ class CausalRopeAttention(nn.Module):
         self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        N = x.shape[1]
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, nh, d)
-        q, k = rotate(qkv[:, :, :2], rope).transpose(1, 3).unbind(2)  # (B, nh, N, d)
-        v = qkv[:, :, 2].transpose(1, 2)
-        attn = (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+        qkv = self.qkv(x)
+        if torch.jit.is_scripting():
+            return self.proj(self.mix(qkv, rope))
+        map_bytes = self.num_heads * x.shape[1] ** 2 * x.element_size()
+        return self.proj(map_images(partial(self.mix, rope=rope), qkv, map_bytes))
+
+    def mix(self, qkv: Tensor, rope: Tensor) -> Tensor:
+        """What stands between the projections: (B, N, 3 * dim) -> (B, N, dim)."""
+        B, N, _ = qkv.shape
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, nh, d)
+        q, k = rotate(qkv[:, :, :2], rope).unbind(2)
+        q, k, v = [t.transpose(1, 2).flatten(0, 1) for t in (q, k, qkv[:, :, 2])]  # (B * nh, N, d)
+        attn = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=self.scale).softmax(dim=-1)
         rate = float(self.soft_mask_rate)
-        mask = torch.ones(N, N, device=x.device, dtype=attn.dtype).tril() * (1.0 - rate) + rate
-        return self.proj(merge_heads(attn * mask @ v))
+        mask = torch.ones(N, N, device=attn.device, dtype=attn.dtype).tril() * (1.0 - rate) + rate
+        # In place where softmax need not keep its result for the backward pass.
+        attn = attn * mask if torch.is_grad_enabled() else attn.mul_(mask)
+        return merge_heads((attn @ v).unflatten(0, (B, self.num_heads)))

@@ -107,7 +107,9 @@ def map_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) 
         x: (B, ...)
         bytes_per_image: The largest intermediate result of ``fn``, an image.
     """
+    if not fuses_pointwise(x):
+        return fn(x)
     images = max(1, _CHUNK_BYTES // bytes_per_image)
-    if images >= x.shape[0] or not fuses_pointwise(x):
+    if images >= x.shape[0]:
         return fn(x)
     return torch.cat([fn(part) for part in x.split(images)])

@@ -46,7 +46,8 @@ class SwiGLU(nn.Module):
         self.fc2 = Linear(hidden_dim, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1_g(x)) * self.fc1_x(x))
+        gate, x = self.act(self.fc1_g(x)), self.fc1_x(x)
+        return self.fc2(gate * x if torch.is_grad_enabled() else gate.mul_(x))
 
 
 @register_notrace_module
