@@ -65,12 +65,13 @@ class DepthwiseConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self.plain(x)
-        if not use_fast_kernels(x):
+        dilated = self.dilation[0] > 1
+        if not use_fast_kernels(x) or (dilated and self.stride[0] > 1):
             return self.plain(x)
         weight, half = self.weight, self.kernel_size[0] // 2
         if self.shortcut:  # x + conv(x) is a convolution too, which saves a pass over the map
             weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (half,) * 4)
-        if self.dilation[0] > 1 and self.stride[0] == 1:
+        if dilated:
             dilation, (_, H, W, _) = self.dilation[0], x.shape
             grids = to_nchw(interleave(x, dilation))
             y = conv2d(grids, weight, self.bias, padding=(half, half), groups=self.groups, gelu=self.gelu)
