@@ -6,6 +6,7 @@ both, and in the plain attention of the last stage, a depthwise convolution of t
 """
 
 import torch
+import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ def attend_and_score(
         valid: (B, N) for N = M, False where a token is padding: nobody attends to it, and it attends to nobody.
     """
     q, k, v = split_heads(q, num_heads), split_heads(k, num_heads), split_heads(v, num_heads)
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, nh, N, M)
+    weights = q @ (k * k.shape[-1] ** -0.5).transpose(-2, -1)  # (B, nh, N, M)
     if valid is not None:
         weights = weights.masked_fill(~valid[:, None, None], -float("inf"))
     weights = weights.softmax(dim=-1)
@@ -172,7 +173,7 @@ class TokenMerge(Linear):
     """Merges tokens by runs: each result is a weighted sum of ``in_features`` tokens that follow one another in order.
 
     x: (B, N, C), order: (B, N) indices -> (B, M, C), with M = ceil(n / in_features) for the n tokens of its part of the
-    order. Where the last run would be cut, the part is stretched: some tokens, evenly spread, count twice. Copies.
+    order. Where the last run would be cut, the part is stretched: some tokens, evenly spread, count twice.
 
     Args:
         start: First token of the part, in quarters of the order.
@@ -190,8 +191,12 @@ class TokenMerge(Linear):
         start, stop, size = N * self.start // 4, N * self.stop // 4, self.in_features
         runs = (stop - start + size - 1) // size
         position = start + torch.arange(runs * size, device=x.device) * (stop - start) // (runs * size)
-        tokens = x.gather(1, order[:, position].unsqueeze(-1).expand(-1, -1, C)).view(B, runs, size, C)
-        return (tokens * self.weight.view(size, 1)).sum(dim=2) + self.bias
+        token = order[:, position] + torch.arange(0, B * N, N, device=x.device).unsqueeze(1)  # of the batch
+        token = token.view(B * runs, size)
+        # Gathers and sums in one pass, several times faster than gathering, multiplying and adding up.
+        weight = self.weight.to(x.dtype).expand(B * runs, size).contiguous()
+        merged = F.embedding_bag(token, x.reshape(B * N, C), mode="sum", per_sample_weights=weight)
+        return merged.view(B, runs, C) + self.bias
 
 
 @register_notrace_module
