@@ -98,6 +98,11 @@ def _baddbmm_macs(inputs: list, outputs: list) -> int:
     return prod(get_shape(outputs[0])) * get_shape(inputs[1])[-1]
 
 
+def _embedding_bag_macs(inputs: list, outputs: list) -> Counter:
+    """A weighted sum: each index multiplies and adds one row of the table."""
+    return Counter({"embedding_bag": prod(get_shape(inputs[1])) * get_shape(inputs[0])[-1]})
+
+
 # A call of torch's attention is one operator in a trace; the others are its kernels, for code that calls one by name.
 _ATTENTION = (
     "aten::scaled_dot_product_attention",
@@ -112,6 +117,7 @@ _HANDLES = {
     "torchvision::deform_conv2d": _deform_conv_macs,
     "aten::matmul": _matmul_macs,
     "aten::baddbmm": _baddbmm_macs,
+    "aten::embedding_bag": _embedding_bag_macs,
 }
 _ACTIVATION_HANDLES = {
     name: generic_activation_jit() for name in (*_ATTENTION, "torchvision::deform_conv2d", "aten::baddbmm")
