@@ -86,6 +86,8 @@ class PyramidBackbone(nn.Module):
 
     # Renamings of checkpoint keys, tried as a whole a layout: name -> ((pattern, replacement or None to drop), ...)
     checkpoint_layouts: Mapping[str, tuple[tuple[str, str | None], ...]] = {}
+    # What renaming does not tell on the way back: layout -> {pattern of published keys: number of dimensions there}
+    checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
     # Where checkpoint files hold the weights, the preferred entry first.
     checkpoint_entries: tuple[str, ...] = ("state_dict", "model", "module", "state_dict_ema", "model_ema")
 
@@ -312,9 +314,16 @@ def create_variant(
     # timm's default feature wrapper would hand out (B, H, W, C) maps, which an FPN misreads.
     out_indices = getattr(model_cls, "default_out_indices", None) or tuple(range(len(cfg.depths)))
     feature_cfg = {"out_indices": out_indices, "feature_cls": "getter"}
-    return build_model_with_cfg(
+    if pretrained:
+        from backbones.weights.pretrained import pretrained_overlay
+
+        source = (kwargs.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"))
+        kwargs["pretrained_cfg_overlay"] = pretrained_overlay(model_cls, name, *source)
+    model = build_model_with_cfg(
         build, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs
     )
+    model.pretrained_cfg.pop("state_dict", None)  # a file's weights, which the model has now
+    return model
 
 
 def register_variants(model_cls: type[nn.Module], variants: Mapping[str, Any]) -> None:

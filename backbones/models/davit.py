@@ -92,7 +92,7 @@ class DaViT(PyramidBackbone):
             (r"^patch_embed\.", "stem."),
             (r"^stages\.(\d)\.downsample\.projection\.", r"stages.{\1+1}.downsample.proj."),
             (r"^stages\.(\d)\.downsample\.norm\.", r"stages.{\1+1}.downsample.pre_norm."),
-            (r"\.attn\.w_msa\.", ".attn."),
+            (r"\.spatial_block\.attn\.w_msa\.", ".spatial_block.attn."),
             (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
             (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
             (r"^norm3\.", "head.norm."),
@@ -170,13 +170,27 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+_OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0/davit"  # the same weights, if the hub cannot be had
+_PAGE = "https://connecthkuhk-my.sharepoint.com/:u:/g/personal/u3007305_connect_hku_hk"  # the authors', by hand
 _AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0}
 
 default_cfgs = generate_default_cfgs(
     {
-        "davit_tiny_window7_224.msft_in1k": _cfg(hf_hub_id="timm/davit_tiny.msft_in1k"),
-        "davit_small_window7_224.msft_in1k": _cfg(hf_hub_id="timm/davit_small.msft_in1k"),
-        "davit_base_window7_224.msft_in1k": _cfg(hf_hub_id="timm/davit_base.msft_in1k"),
+        "davit_tiny_window7_224.msft_in1k": _cfg(
+            hf_hub_id="timm/davit_tiny.msft_in1k",
+            url=f"{_OPENMMLAB}/davit-tiny_3rdparty_in1k_20221116-700fdf7d.pth",
+            origin_url=f"{_PAGE}/EcJYlVYP9y5FsDbMP-nwjtABgLmdrNGZBxgR5--Kg3MZ7Q",
+        ),
+        "davit_small_window7_224.msft_in1k": _cfg(
+            hf_hub_id="timm/davit_small.msft_in1k",
+            url=f"{_OPENMMLAB}/davit-small_3rdparty_in1k_20221116-51a849a6.pth",
+            origin_url=f"{_PAGE}/ERN_Gzm8oKdIvO01r0X2cscB_owuRAnnQPNGJEVGP23xHQ",
+        ),
+        "davit_base_window7_224.msft_in1k": _cfg(
+            hf_hub_id="timm/davit_base.msft_in1k",
+            url=f"{_OPENMMLAB}/davit-base_3rdparty_in1k_20221116-19e0d956.pth",
+            origin_url=f"{_PAGE}/Ea8kCpdM949CvTM0w7DWbGwBxxiACMSik4zx-emrNY0uKQ",
+        ),
         "davit_large_window12_384": _cfg(**_AT_384),
         "davit_huge_window12_384": _cfg(**_AT_384),
         "davit_giant_window12_384": _cfg(**_AT_384),

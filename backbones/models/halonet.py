@@ -133,13 +133,15 @@ class HaloNet(PyramidBackbone):
             (r"^stem\.conv1\.", "stem."),
             (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
             (r"\.conv1_1x1\.", ".conv1."),
-            (r"\.self_attn\.pos_embed\.", ".attn."),
+            (r"\.self_attn\.pos_embed\.(height_rel|width_rel)$", r".attn.\1"),
             (r"\.self_attn\.", ".attn."),
             (r"\.post_attn\.", ".norm."),
             (r"\.conv3_1x1\.", ".conv2."),
             (r"^final_conv\.", "head.proj."),
         ),
     }
+
+    checkpoint_dims = {"timm": {r"(\.conv|\.self_attn\.q|\.self_attn\.kv)\.weight$": 4}}
 
     def build_stem(self, cfg: HaloNetConfig, in_chans: int, **dd: Any) -> nn.Module:
         return Stem(in_chans, cfg.widths[0], **dd)

@@ -199,8 +199,8 @@ class SGFormer(PyramidBackbone):
     checkpoint_layouts = {
         "official": (
             (r"^pos_embed$", "stem.pos_embed"),
-            (r"\.c\.weight$", ".conv.weight"),
-            (r"\.bn\.", ".norm."),
+            (r"(\.conv\.\d|\.conv\d)\.c\.weight$", r"\1.conv.weight"),
+            (r"(\.conv\.\d|\.conv\d)\.bn\.", r"\1.norm."),
             (r"^patch_embed1\.conv\.0\.", "stem.conv1."),
             (r"^patch_embed1\.conv\.2\.", "stem.conv2."),
             (r"^patch_embed1\.conv\.4\.", "stem.conv3."),
@@ -214,6 +214,7 @@ class SGFormer(PyramidBackbone):
             (r"^head\.", "head.fc."),
         ),
     }
+    checkpoint_dims = {"official": {r"^pos_embed$": 3, r"\.conv[13]\.c\.weight$": 4}}
     # The authors selected and evaluated the averaged weights.
     checkpoint_entries = ("state_dict_ema", *(e for e in PyramidBackbone.checkpoint_entries if e != "state_dict_ema"))
 
@@ -318,11 +319,13 @@ def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
     }
 
 
+_FOLDER = "https://drive.google.com/drive/folders/1ZJDEwxDffqqqzBC2SzhOkpWpGRweDsE4"  # no direct links
+
 default_cfgs = generate_default_cfgs(
-    {  # the weights have no direct links: https://drive.google.com/drive/folders/1ZJDEwxDffqqqzBC2SzhOkpWpGRweDsE4
-        "sgformer_s.in1k": _cfg(),
-        "sgformer_m.in1k": _cfg(),
-        "sgformer_b.in1k": _cfg(),
+    {  # the name of S is known, those of M and B follow it
+        "sgformer_s.in1k": _cfg(f"{_FOLDER}#file=SG-Former-S.pth"),
+        "sgformer_m.in1k": _cfg(f"{_FOLDER}#file=SG-Former-M.pth"),
+        "sgformer_b.in1k": _cfg(f"{_FOLDER}#file=SG-Former-B.pth"),
         "test_sgformer": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
     }
 )

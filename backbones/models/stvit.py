@@ -133,6 +133,8 @@ class STViT(PyramidBackbone):
         ),
     }
 
+    checkpoint_dims = {"official": {r"(^proj|\.stoken_refine\.\w+|\.mlp2\.fc\d)\.weight$": 4}}
+
     def build_stem(self, cfg: STViTConfig, in_chans: int, **dd: Any) -> nn.Module:
         return Stem(in_chans, cfg.embed_dims[0], **dd)
 
@@ -217,17 +219,17 @@ def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
     }
 
 
-# The weights are published in a folder without direct links; ``convert_state_dict`` reads the files.
+_FOLDER = "https://drive.google.com/drive/folders/1uaT5OarQd9iPrnFufHocHpM3zhyTcetB"  # no direct links
 _AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0}
 
 default_cfgs = generate_default_cfgs(
     {
-        "stvit_small.in1k": _cfg(),
-        "stvit_small.in1k_384": _cfg(**_AT_384),
-        "stvit_base.in1k": _cfg(),
-        "stvit_base.in1k_384": _cfg(**_AT_384),
-        "stvit_large.in1k": _cfg(),
-        "stvit_large.in1k_384": _cfg(**_AT_384),
+        "stvit_small.in1k": _cfg(f"{_FOLDER}#file=stvit-small-224.pth"),
+        "stvit_small.in1k_384": _cfg(f"{_FOLDER}#file=stvit-small-384.pth", **_AT_384),
+        "stvit_base.in1k": _cfg(f"{_FOLDER}#file=stvit-base-224.pth"),
+        "stvit_base.in1k_384": _cfg(f"{_FOLDER}#file=stvit-base-384.pth", **_AT_384),
+        "stvit_large.in1k": _cfg(f"{_FOLDER}#file=stvit-large-224.pth"),
+        "stvit_large.in1k_384": _cfg(f"{_FOLDER}#file=stvit-large-384.pth", **_AT_384),
         "test_stvit": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
     }
 )

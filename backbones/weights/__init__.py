@@ -1,6 +1,17 @@
-"""Published weights: reading old checkpoints and renaming their keys."""
+"""Published weights: where they are, fetching, reading old checkpoints, renaming keys."""
 
-from backbones.weights.convert import convert_state_dict
+from backbones.weights.convert import convert_checkpoint, convert_state_dict, restore_state_dict
+from backbones.weights.fetch import DownloadError, fetch
+from backbones.weights.pretrained import find_weights, pretrained_file
 from backbones.weights.read import read_checkpoint
 
-__all__ = ["convert_state_dict", "read_checkpoint"]
+__all__ = [
+    "DownloadError",
+    "convert_checkpoint",
+    "convert_state_dict",
+    "fetch",
+    "find_weights",
+    "pretrained_file",
+    "read_checkpoint",
+    "restore_state_dict",
+]
