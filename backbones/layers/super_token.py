@@ -21,20 +21,21 @@ def shift(grid: Tensor, dy: int, dx: int) -> Tensor:
 def gather_neighbours(grid: Tensor) -> Tensor:
     """The 3x3 cells around each cell of a grid, row by row; zero beyond the border.
 
-    grid: (B, H, W, C) -> (B, H, W, 9, C). Transpose: ``sum_from_neighbours``.
+    grid: (B, H, W, C) -> (B, H, W, 9 * C). Transpose: ``sum_from_neighbours``.
     """
-    return torch.stack([shift(grid, k // 3 - 1, k % 3 - 1) for k in range(9)], dim=3)
+    row = torch.cat([shift(grid, 0, -1), grid, shift(grid, 0, 1)], dim=-1)
+    return torch.cat([shift(row, -1, 0), row, shift(row, 1, 0)], dim=-1)
 
 
 def sum_from_neighbours(parts: Tensor) -> Tensor:
     """Each cell's sum of what the 3x3 cells around it hold for it; what is meant for beyond the border is lost.
 
-    parts: (B, H, W, 9, C) -> (B, H, W, C). Transpose of ``gather_neighbours``.
+    parts: (B, H, W, 9 * C) -> (B, H, W, C). Transpose of ``gather_neighbours``.
     """
-    total = shift(parts[:, :, :, 0], 1, 1)
-    for k in range(1, 9):
-        total = total + shift(parts[:, :, :, k], 1 - k // 3, 1 - k % 3)
-    return total
+    above, level, below = parts.chunk(3, dim=-1)
+    row = shift(above, 1, 0) + level + shift(below, -1, 0)
+    left, here, right = row.chunk(3, dim=-1)
+    return shift(left, 0, 1) + here + shift(right, 0, -1)
 
 
 @register_notrace_module
@@ -89,7 +90,7 @@ class SuperTokenAttention(nn.Module):
         cells = cells.detach()
         C = cells.shape[-1]
         means = cells.mean(1).view(-1, grid_h, grid_w, C) * self.scale
-        logits = gather_neighbours(means).view(-1, 9, C) @ cells.mT
+        logits = gather_neighbours(means).view(-1, 9, C) @ cells.transpose(1, 2)
         return logits.softmax(1)  # several times faster than over the innermost dimension when that has 9 entries
 
     def association(self, x: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class SuperTokenAttention(nn.Module):
         _, padded_h, padded_w, _ = x.shape
         cells = window_partition(x, self.cell_size)
         weights = self.associate(cells, padded_h // self.cell_size, padded_w // self.cell_size)
-        return window_unpartition(weights.mT, self.cell_size, padded_h, padded_w)[:, :H, :W]
+        return window_unpartition(weights.transpose(1, 2), self.cell_size, padded_h, padded_w)[:, :H, :W]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.cell_size == 1:
@@ -115,9 +116,9 @@ class SuperTokenAttention(nn.Module):
         cells = window_partition(x, self.cell_size)  # (B * n, pixels, C)
         weights = self.associate(cells, grid_h, grid_w)
 
-        sums = sum_from_neighbours((weights @ cells).view(B, grid_h, grid_w, 9, C))
-        total_weights = sum_from_neighbours(weights.sum(-1).view(B, grid_h, grid_w, 9, 1))
+        sums = sum_from_neighbours((weights @ cells).view(B, grid_h, grid_w, 9 * C))
+        total_weights = sum_from_neighbours(weights.sum(-1).view(B, grid_h, grid_w, 9))
         super_tokens = self.attend_globally(sums / total_weights)
 
-        cells = weights.mT @ gather_neighbours(super_tokens).view(-1, 9, C)
+        cells = weights.transpose(1, 2) @ gather_neighbours(super_tokens).view(-1, 9, C)
         return window_unpartition(cells, self.cell_size, padded_h, padded_w)[:, :H, :W]

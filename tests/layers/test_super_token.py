@@ -103,9 +103,9 @@ def test_neighbours_are_those_of_unfold_and_fold(size: tuple[int, int]) -> None:
     grid = torch.randn(2, *size, 3)
     parts = torch.randn(2, *size, 9, 3)
     unfolded = F.unfold(grid.permute(0, 3, 1, 2), 3, padding=1).view(2, 3, 9, *size)
-    assert torch.equal(gather_neighbours(grid), unfolded.permute(0, 3, 4, 2, 1))
+    assert torch.equal(gather_neighbours(grid), unfolded.permute(0, 3, 4, 2, 1).flatten(3))
     folded = F.fold(parts.permute(0, 4, 3, 1, 2).reshape(2, 27, -1), size, 3, padding=1)
-    torch.testing.assert_close(sum_from_neighbours(parts), folded.permute(0, 2, 3, 1))
+    torch.testing.assert_close(sum_from_neighbours(parts.flatten(3)), folded.permute(0, 2, 3, 1))
 
 
 def test_cell_size_bounds_the_association() -> None:
