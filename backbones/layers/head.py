@@ -21,7 +21,7 @@ class ClassifierHead(nn.Module):
         ValueError: If ``pool_type`` is unknown.
     """
 
-    pool_types = ("avg", "max", "avgmax", "")
+    pool_types: tuple[str, ...] = ("avg", "max", "avgmax", "")
 
     def __init__(
         self,

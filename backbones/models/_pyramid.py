@@ -47,9 +47,7 @@ class Stage(nn.Module):
         norm: Module on the last dimension after the blocks, or None.
     """
 
-    def __init__(
-        self, downsample: nn.Module | None, blocks: list[nn.Module], norm: nn.Module | None = None
-    ) -> None:
+    def __init__(self, downsample: nn.Module | None, blocks: list[nn.Module], norm: nn.Module | None = None) -> None:
         super().__init__()
         self.downsample = nn.Identity() if downsample is None else downsample
         self.blocks = nn.Sequential(*blocks)

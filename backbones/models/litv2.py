@@ -82,7 +82,8 @@ class LITv2(PyramidBackbone):
         for rate in drop_paths:
             attn = None
             if index >= 2:
-                window_size = cfg.attn_window_size if index == 2 else 1  # the last map is small enough to attend globally
+                # The last map is small enough to attend globally.
+                window_size = cfg.attn_window_size if index == 2 else 1
                 attn = HiLoAttention(dim, cfg.num_heads[index], window_size, cfg.alpha, **dd)
             blocks.append(Block(dim, cfg.mlp_ratio, rate, attn, **dd))
         return Stage(downsample, blocks)
