@@ -1,5 +1,6 @@
 """Padding and windows of (B, H, W, C) maps, each helper with its inverse."""
 
+import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor
@@ -12,8 +13,11 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     x: (B, H, W, C) -> (B, H', W', C). Inverse: ``x[:, :H, :W]``.
     """
     H, W = x.shape[1], x.shape[2]
-    pad_h, pad_w = -H % multiple, -W % multiple
-    if pad_h > 0 or pad_w > 0:
+    # Written so that a compiler sees H + pad_h as a multiple, and exported without a branch that would fix the size.
+    pad_h = (H + multiple - 1) // multiple * multiple - H
+    pad_w = (W + multiple - 1) // multiple * multiple - W
+    exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()
+    if exporting or pad_h > 0 or pad_w > 0:
         x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
     return x
 
@@ -38,13 +42,14 @@ def window_unpartition(windows: Tensor, window_size: int, H: int, W: int) -> Ten
     return x.transpose(2, 3).reshape(-1, H, W, C)
 
 
-def halo_partition(x: Tensor, window_size: int, halo_size: int) -> Tensor:
-    """Cut a map into windows that each carry ``halo_size`` pixels more on every side, zeros outside the map (copies).
+def halo_partition(x: Tensor, window_size: int, halo_size: int, num_heads: int) -> Tensor:
+    """Cut a map into windows that carry ``halo_size`` more pixels on every side, zeros outside the map (copies once).
 
-    x: (B, H, W, C), sides multiples of ``window_size`` -> (B * nW, (ws + 2 * halo_size)^2, C), windows in the order of
-    ``window_partition``.
+    x: (B, H, W, nh * d), sides multiples of ``window_size`` -> (B * nW, nh, (ws + 2 * halo_size)^2, d), windows in the
+    order of ``window_partition``.
     """
     side = window_size + 2 * halo_size
     x = F.pad(x, (0, 0, halo_size, halo_size, halo_size, halo_size))
-    x = x.unfold(1, side, window_size).unfold(2, side, window_size)  # (B, H / ws, W / ws, C, side, side)
-    return x.permute(0, 1, 2, 4, 5, 3).reshape(-1, side * side, x.shape[3])
+    x = x.unfold(1, side, window_size).unfold(2, side, window_size)  # (B, H / ws, W / ws, nh * d, side, side)
+    x = x.unflatten(3, (num_heads, -1)).permute(0, 1, 2, 3, 5, 6, 4)
+    return x.reshape(-1, num_heads, side * side, x.shape[-1])
