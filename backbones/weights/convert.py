@@ -1,5 +1,6 @@
 """From the layout of any published checkpoint to the model's own."""
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -150,6 +151,7 @@ _PIECE = re.compile(r"(?P<anchor>[\^$])|\\(?P<escaped>[.\-])|\((?P<group>[^()]*)
 _REFERENCE = re.compile(r"\{\\(?P<moved>\d)(?P<step>[+-]\d)\}|\\(?P<same>\d)")
 
 
+@functools.cache
 def _invert(pattern: str, replacement: str) -> tuple[str, str]:
     """The rule that undoes a rule made of literals, anchors and groups."""
     groups: list[str] = []
