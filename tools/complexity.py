@@ -132,7 +132,7 @@ _FREE = frozenset(
     erf exp exp2 expm1 feature_dropout fill floor floor_divide fmod fold gather ge gelu glu gt hardsigmoid hardswish
     hardtanh im2col col2im index index_add index_fill index_put index_select isfinite isnan le leaky_relu lerp linspace
     log log1p log2 log_softmax logical_and logical_not logical_or lt masked_fill masked_scatter max max_pool2d maximum
-    mean min minimum mish mul ne neg nonzero norm numel linalg_norm linalg_vector_norm one_hot pad constant_pad_nd
+    mean min minimum mish mT mul ne neg nonzero norm numel linalg_norm linalg_vector_norm one_hot pad constant_pad_nd
     reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6 remainder repeat
     repeat_interleave rms_norm roll rot90 round rsqrt rsub scatter scatter_add scatter_reduce searchsorted selu sigmoid sign silu
     sin softmax softplus sort sqrt square std std_mean sub sum tanh tile topk tril triu true_divide unflatten
