@@ -1,0 +1,183 @@
+"""README, CONTRIBUTING and the pages of docs/: every python block runs, every command and link is right.
+
+A block behind ``<!-- downloads weights -->`` runs too, without loading them; ``<!-- reads flowers -->`` gives it a
+small folder of that name. Blocks with ``_base_`` are configs: MMEngine reads them, and the one about flowers trains.
+"""
+
+import contextlib
+import importlib
+import io
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from sklearn.datasets import load_sample_images
+from torchvision.transforms.functional import to_pil_image
+
+import backbones
+from backbones.layers import set_fast_kernels
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"((?:^<!--.*-->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMENTS = {"downloads weights", "reads flowers", "a config that reads flowers"}
+
+
+def blocks(language: str) -> list[tuple[str, str, list[str]]]:
+    """(page and line, text, comments above) of every fenced block in a language."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in BLOCK.finditer(text):
+            if match[2] == language:
+                line = text[: match.start(3)].count("\n")
+                comments = re.findall(r"<!-- (.*?) -->", match[1])
+                found.append((f"{page.relative_to(ROOT)}:{line}", match[3], comments))
+    return found
+
+
+PYTHON = blocks("python")
+CONFIGS = [block for block in PYTHON if re.search("^_base_", block[1], re.MULTILINE)]
+SCRIPTS = [block for block in PYTHON if block not in CONFIGS]
+COMMANDS = [(where, line) for where, text, _ in blocks("bash") for line in text.splitlines() if line]
+
+
+def by_place(blocks: list) -> dict:
+    return {"argvalues": blocks, "ids": [block[0] for block in blocks]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the repository's configs, and with flowers: crops of photographs."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    china, flower = (torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images)
+    for split, number in (("train", 6), ("val", 2)):
+        for name, image in (("daisy", flower), ("tulip", china)):
+            (tmp_path / "flowers" / split / name).mkdir(parents=True)
+            for i in range(number):
+                crop = to_pil_image(image[:, 30 * i : 30 * i + 160, 50 * i : 50 * i + 200])
+                crop.save(tmp_path / "flowers" / split / name / f"{i}.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``pretrained=True`` does all but fetch and load."""
+    monkeypatch.setattr("backbones.weights.pretrained.pretrained_overlay", lambda *args, **kwargs: None)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *args, **kwargs: None)
+
+
+def test_there_are_blocks_and_no_other_marks() -> None:
+    assert len(SCRIPTS) > 5 and len(CONFIGS) > 1 and len(COMMANDS) > 10
+    assert {comment for _, _, comments in PYTHON for comment in comments} <= COMMENTS
+    # every fenced block is of a kind that is looked at, or a picture of a folder
+    languages = {match[2] for page in PAGES for match in BLOCK.finditer(page.read_text())}
+    assert languages <= {"python", "bash", "yaml", ""}
+
+
+@pytest.mark.parametrize(("where", "text", "comments"), **by_place(SCRIPTS))
+def test_scripts_run(where, text, comments, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "downloads weights" in comments:
+        without_weights(monkeypatch)
+    torch.manual_seed(0)
+    code = compile("\n" * int(where.partition(":")[2]) + text, str(ROOT / where.partition(":")[0]), "exec")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(code, {"__name__": "__main__"})
+    finally:
+        set_fast_kernels(True)
+
+
+@pytest.mark.mm
+@pytest.mark.parametrize(("where", "text", "comments"), **by_place(CONFIGS))
+def test_configs_build(where, text, comments, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmengine.registry import MODELS, DefaultScope
+
+    from backbones.mm.run import check_config, load_config
+
+    without_weights(monkeypatch)
+    Path("page.py").write_text(text)
+    cfg = load_config("page.py")
+    if "a config that reads flowers" in comments:
+        check_config(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        assert sum(p.numel() for p in MODELS.build(cfg.model).parameters()) > 0
+
+
+@pytest.mark.mm
+@pytest.mark.slow
+def test_the_config_for_flowers_trains(folder: Path) -> None:
+    from tools import train
+
+    (text,) = (text for _, text, comments in CONFIGS if "a config that reads flowers" in comments)
+    (folder / "flowers.py").write_text(text)
+    options = ["model.backbone.model=test_van", "model.backbone.pretrained=False", "train_cfg.max_epochs=2"]
+    train.main(["flowers.py", "--work-dir", "work", "--cfg-options", *options])
+    assert (folder / "work" / "epoch_2.pth").exists()
+
+
+# Commands and links --------------------------------------------------------------------------------------------------
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def extras() -> set[str]:
+    section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    return set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("where", "command"), **by_place(COMMANDS))
+def test_commands_name_what_exists(where: str, command: str) -> None:
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)]
+    if words[0] == "make":
+        assert set(words[1:]) <= make_targets()
+    elif words[0] == "pip":
+        assert words[1] in ("install", "uninstall")
+        for extra in re.findall(r"^\.\[(.*)\]$", "\n".join(words), re.MULTILINE):
+            assert set(extra.split(",")) <= extras()
+    else:
+        assert words[0] == "python", f"what is {command!r}?"
+        tool = ROOT / words[1]
+        assert tool.is_file()
+        options = set(re.findall(r'"(--[a-z0-9-]+)"', tool.read_text() + (ROOT / "tools/_common.py").read_text()))
+        assert {word for word in words if word.startswith("--")} <= options
+        for word in words[2:]:
+            if word.startswith("configs/"):
+                assert (ROOT / word).is_file()
+        if tool.stem in ("benchmark", "complexity"):
+            models = list(itertools.takewhile(lambda word: not word.startswith("--"), words[2:]))
+            assert models and all(map(timm.is_model, models)), f"not all of {models} are models"
+        importlib.import_module(f"tools.{tool.stem}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_family_and_page_is_listed() -> None:
+    readme, models = (ROOT / "README.md").read_text(), (ROOT / "docs/models.md").read_text()
+    for name in backbones.list_models("test_*"):
+        title = timm.models.model_entrypoint(name).__module__
+        family = next(
+            m.__name__
+            for m in vars(importlib.import_module(title)).values()
+            if getattr(m, "__module__", "") == title
+            and isinstance(m, type)
+            and m.__name__.lower() == title.rpartition(".")[2]
+        )
+        for page in (readme, models):
+            rows = [
+                line.split("|")[1].replace("-", "").strip().lower() for line in page.splitlines() if "|" in line[:1]
+            ]
+            assert family.lower() in rows, f"no row for {family}"
+    nav = (ROOT / "mkdocs.yml").read_text()
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} == set(re.findall(r"(\w+\.md)$", nav, re.MULTILINE))
