@@ -60,11 +60,11 @@ class CausalRopeAttention(nn.Module):
         """What stands between the projections: (B, N, 3 * dim) -> (B, N, dim)."""
         B, N, _ = qkv.shape
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, nh, d)
-        q, k = rotate(qkv[:, :, :2], rope).unbind(2)
-        q, k, v = [t.transpose(1, 2).flatten(0, 1) for t in (q, k, qkv[:, :, 2])]  # (B * nh, N, d)
+        q, k = rotate(qkv[:, :, :2], rope).transpose(1, 3).unbind(2)  # (B, nh, N, d)
+        q, k = q.flatten(0, 1), k.flatten(0, 1)
         attn = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=self.scale).softmax(dim=-1)
         rate = float(self.soft_mask_rate)
         mask = torch.ones(N, N, device=attn.device, dtype=attn.dtype).tril() * (1.0 - rate) + rate
         # In place where softmax need not keep its result for the backward pass.
         attn = attn * mask if torch.is_grad_enabled() else attn.mul_(mask)
-        return merge_heads((attn @ v).unflatten(0, (B, self.num_heads)))
+        return merge_heads(attn.unflatten(0, (B, self.num_heads)) @ qkv[:, :, 2].transpose(1, 2))

@@ -1,8 +1,8 @@
 """An iLLaMA of 0.4 million parameters on scanned digits, from scratch.
-Run: python tools/train.py configs/illama/classification/illama-test_1xb32-20e_digits-64px.py"""
+Run: python tools/train.py configs/illama/classification/illama-test_1xb32-30e_digits-64px.py"""
 
 _base_ = "../../_base_/classification_digits.py"
 
 model = dict(backbone=dict(model="test_illama", img_size=64))
-train_cfg = dict(max_epochs=20)
+train_cfg = dict(max_epochs=30)
 custom_hooks = [*_base_.custom_hooks, dict(type="SoftMaskHook", schedule="linear", cutoff_epoch=5)]
