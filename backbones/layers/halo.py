@@ -70,7 +70,7 @@ class _HaloAttention(torch.autograd.Function):
 
     @staticmethod
     def logits(q: Tensor, k: Tensor, height: Tensor, width: Tensor, buffer: Tensor) -> Tensor:
-        """q: (G, d, ws, ws), k: (G, M, d) -> (G, M, L) at the start of ``buffer``; G heads of blocks, M keys, L queries"""
+        """q: (G, d, ws, ws), k: (G, M, d) -> (G, M, L) in ``buffer``; G heads of blocks, M keys, L queries"""
         G, d, ws, _ = q.shape
         side = height.shape[1]
         vertical = _HaloAttention.relative(height, q).reshape(G, side, 1, ws * ws)
@@ -136,7 +136,7 @@ class _HaloAttention(torch.autograd.Function):
                 weights.sub_(log_total[c].flatten(0, 3)).exp2_()
                 logits = torch.bmm(v, grad_c, out=grad_buffer[: len(q_c)]).sub_(dot).mul_(weights)  # their gradient
 
-                # Products with keys as columns: those of narrow heads are up to four times faster than with keys as rows.
+                # With keys as columns these products are, for narrow heads, up to four times faster than as rows.
                 grad_k = torch.bmm(q_c.flatten(2), logits.transpose(1, 2)).mul_(d**-0.5)
                 grad_v = torch.bmm(grad_c, weights.transpose(1, 2))
                 target = grad_halos[(slice(None), *part)]
@@ -174,8 +174,8 @@ class HaloAttention(nn.Module):
         num_heads: Heads.
         block_size: Side of the blocks, in pixels of the incoming map.
         halo_size: Width of the halo, in pixels of the incoming map.
-        stride: 1, or 2 to halve the resolution: every second pixel asks (timm's reading of the paper); if ``block_size``
-            is odd, every pixel does and 2x2 averages of the result are taken.
+        stride: 1, or 2 to halve the resolution: every second pixel asks (timm's reading of the paper); if
+            ``block_size`` is odd, every pixel does and 2x2 averages of the result are taken.
         dim_v: Channels of the values and out; ``dim`` by default.
 
     Raises:

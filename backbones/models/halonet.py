@@ -1,4 +1,4 @@
-"""HaloNet: a bottleneck pyramid like ResNet's in which blocked local attention takes the place of every 3x3 convolution.
+"""HaloNet: a bottleneck pyramid like ResNet's with blocked local attention in the place of its 3x3 convolutions.
 
 The queries of a block of b x b pixels share one neighbourhood of keys, the block and a halo of h pixels around it.
 Positions enter through relative tables of height and width alone. Eight sizes, H0 to H7, are scaled like EfficientNet:
@@ -26,12 +26,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, register_notrace_module, trunc_normal_
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from backbones.layers import ClassifierHead, HaloAttention, Linear, to_nchw, to_nhwc
+from backbones.layers import ClassifierHead, HaloAttention, Linear, pad_to_multiple, to_nchw, to_nhwc
 from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
 
 __all__ = ["HaloNet"]
@@ -44,7 +46,7 @@ class HaloNetConfig:
     v_ratio: float = 1.0  # r_v: width of the values relative to ``widths``
     out_ratio: float  # r_b: width of a block's output relative to ``widths``
     depths: tuple[int, ...]
-    head_hidden_size: int | None = None  # d_f: the map is projected to this width before pooling
+    head_hidden_size: int = 0  # d_f: the map is projected to this width before pooling; 0 for none
     widths: tuple[int, ...] = (64, 128, 256, 512)  # of queries and keys
     num_heads: tuple[int, ...] = (4, 8, 16, 32)
 
@@ -95,11 +97,17 @@ class Stem(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_nhwc(self.pool(self.act(self.bn(self.conv(to_nchw(x))))))
+        x = self.act(self.bn(self.conv(to_nchw(x))))
+        exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()
+        if exporting:
+            # The shape rule of pooling branches on whether the size is odd. After a ReLU, padding with 0 is like -inf.
+            x = to_nchw(pad_to_multiple(to_nhwc(x), 2))
+            return to_nhwc(F.max_pool2d(F.pad(x, (1, 0, 1, 0)), 3, 2))
+        return to_nhwc(self.pool(x))
 
 
 class Block(nn.Module):
-    """Bottleneck: 1x1, halo attention, 1x1, each with BatchNorm; ReLU after the first two and after the shortcut is added.
+    """Bottleneck: 1x1, halo attention, 1x1, each with BatchNorm; ReLU after each, the last with the shortcut added.
 
     x: (B, H, W, dim) -> (B, ceil(H / stride), ceil(W / stride), dim_out)
     """
@@ -125,7 +133,7 @@ class Block(nn.Module):
 
 
 class HaloNet(PyramidBackbone):
-    """HaloNet: images (B, in_chans, H, W) -> logits (B, num_classes). Source: arXiv:2103.12731, section 3 and table 2."""
+    """HaloNet: images (B, in_chans, H, W) -> logits (B, num_classes). Source: arXiv:2103.12731, section 3."""
 
     checkpoint_layouts = {
         # halonet_h1 of timm
@@ -157,15 +165,15 @@ class HaloNet(PyramidBackbone):
     def build_head(self, cfg: HaloNetConfig, num_classes: int, **kwargs: Any) -> ClassifierHead:
         dim = cfg.embed_dims[-1]
         proj = None
-        if cfg.head_hidden_size is not None:
+        if cfg.head_hidden_size > 0:
             dd = {key: kwargs[key] for key in ("device", "dtype")}
             proj = LinearNormAct(dim, cfg.head_hidden_size, **dd)
         return ClassifierHead(dim, num_classes, proj=proj, **kwargs)
 
     def init_module(self, module: nn.Module) -> None:
-        """timm's: convolutions (1x1 ones too) normal, std sqrt(2 / fan_out); the last BatchNorm of a block starts at 0."""
+        """As timm: convolutions (1x1 ones too) normal, std sqrt(2 / fan_out); the last BatchNorm of a block is 0."""
         if isinstance(module, HaloAttention):
-            module.reset_parameters()  # children come first, so this overrides what the next branch gave its projections
+            module.reset_parameters()  # after its projections, which the next branch took
         elif isinstance(module, Linear):
             nn.init.normal_(module.weight, std=math.sqrt(2 / module.out_features))
         elif isinstance(module, nn.Conv2d):
