@@ -17,6 +17,7 @@ from mmengine.config import Config, DictAction
 if __package__ in (None, ""):  # run as a script, Python looks for modules beside the script only
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from backbones.layers.kernels import keep_freed_memory  # noqa: E402
 from backbones.mm.hooks import UnreadableImages  # noqa: E402
 from backbones.mm.run import build_runner, check_config, latest_checkpoint, load_config  # noqa: E402
 
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = prepare(args)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    keep_freed_memory()  # every iteration allocates the same tensors
     try:
         build_runner(cfg).train()
     except UnreadableImages as error:
