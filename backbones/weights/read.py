@@ -260,12 +260,12 @@ def _loader(read: Callable[[str], bytes]) -> Callable[[_Storage], Tensor]:
 def _read_zip(path: str) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
-        total = sum(info.file_size for info in archive.infolist())
-        if total > os.path.getsize(path) or len(entries) != len(archive.infolist()):
-            raise _Refused(f"it is an archive of {total} bytes in a file of {os.path.getsize(path)}")
         roots = [name.removesuffix("data.pkl") for name in entries if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
         if len(roots) != 1 or roots[0] + "constants.pkl" in entries:
             raise _Refused("it is an archive of something else (TorchScript, an exported program?)")
+        total = sum(info.file_size for info in archive.infolist())
+        if total > os.path.getsize(path) or len(entries) != len(archive.infolist()):
+            raise _Refused(f"it is an archive of {total} bytes in a file of {os.path.getsize(path)}")
         if roots[0] + "byteorder" in entries and archive.read(roots[0] + "byteorder") != b"little":
             raise _Refused("it was written on a big-endian machine")
         program = archive.read(roots[0] + "data.pkl")

@@ -57,6 +57,7 @@ def test_back_to_timm(ours, theirs):
 
 
 @pytest.mark.mm
+@pytest.mark.slow
 @pytest.mark.parametrize(("ours", "theirs"), [("davit_tiny_window7_224", "DaViT"), ("van_b0", "VAN")])
 def test_back_to_mmpretrain(ours, theirs):
     import mmpretrain.models
