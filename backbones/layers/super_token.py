@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from backbones.layers.attention import merge_heads
 from backbones.layers.linear import Linear
-from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
 def shift(grid: Tensor, dy: int, dx: int) -> Tensor:
@@ -104,7 +104,7 @@ class SuperTokenAttention(nn.Module):
         _, padded_h, padded_w, _ = x.shape
         cells = window_partition(x, self.cell_size)
         weights = self.associate(cells, padded_h // self.cell_size, padded_w // self.cell_size)
-        return window_unpartition(weights.transpose(1, 2), self.cell_size, padded_h, padded_w)[:, :H, :W]
+        return crop(window_unpartition(weights.transpose(1, 2), self.cell_size, padded_h, padded_w), H, W)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.cell_size == 1:
@@ -121,4 +121,4 @@ class SuperTokenAttention(nn.Module):
         super_tokens = self.attend_globally(sums / total_weights)
 
         cells = weights.transpose(1, 2) @ gather_neighbours(super_tokens).view(-1, 9, C)
-        return window_unpartition(cells, self.cell_size, padded_h, padded_w)[:, :H, :W]
+        return crop(window_unpartition(cells, self.cell_size, padded_h, padded_w), H, W)

@@ -22,6 +22,19 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
+@register_notrace_function
+def crop(x: Tensor, H: int, W: int) -> Tensor:
+    """The top left H x W pixels of a map, a view: what undoes ``pad_to_multiple``.
+
+    x: (B, H', W', C) -> (B, H, W, C)
+    """
+    exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()
+    if exporting:  # whether a slice is the whole map would fix the size
+        rows, columns = torch.arange(H, device=x.device), torch.arange(W, device=x.device)
+        return x.index_select(1, rows).index_select(2, columns)
+    return x[:, :H, :W]
+
+
 def window_partition(x: Tensor, window_size: int) -> Tensor:
     """Cut a map into windows (copies).
 
