@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbones.layers import ChannelGroupAttention
+from backbones.layers import ChannelGroupAttention, set_fast_kernels
 
 
 def obvious(attn: ChannelGroupAttention, x: Tensor) -> Tensor:
@@ -29,6 +29,23 @@ def test_equals_a_loop_over_groups(size: tuple[int, int], num_groups: int) -> No
     torch.nn.init.normal_(attn.qkv.bias)
     x = torch.randn(2, *size, 32, dtype=torch.float64)
     torch.testing.assert_close(attn(x), obvious(attn, x))
+
+
+@pytest.mark.parametrize("size", [(14, 14), (7, 5)])
+def test_fast_kernels_give_the_same(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    attn = ChannelGroupAttention(32, 4)
+    x = torch.randn(2, *size, 32, requires_grad=True)
+    results = []
+    try:
+        for enabled in (True, False):
+            set_fast_kernels(enabled)
+            out = attn(x)
+            results.append([out, *torch.autograd.grad(out.square().sum(), [x, *attn.parameters()])])
+    finally:
+        set_fast_kernels(True)
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_order_of_the_pixels_does_not_matter() -> None:

@@ -1,6 +1,7 @@
 """A DaViT of 0.3 million parameters on scanned digits, from scratch.
-Run: python tools/train.py configs/davit/classification/davit-test_1xb32-10e_digits-64px.py"""
+Run: python tools/train.py configs/davit/classification/davit-test_1xb32-20e_digits-64px.py"""
 
 _base_ = "../../_base_/classification_digits.py"
 
 model = dict(backbone=dict(model="test_davit"))
+train_cfg = dict(max_epochs=20)
