@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from backbones.layers.attention import attend
 from backbones.layers.layout import to_nchw, to_nhwc
 from backbones.layers.linear import Linear
-from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
 @register_notrace_module
@@ -83,4 +83,4 @@ class HiLoAttention(nn.Module):
             x = self.hifi(x)
         else:
             x = torch.cat([self.hifi(x), self.lofi(x)], dim=-1)
-        return x[:, :H, :W]
+        return crop(x, H, W)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from backbones.layers.attention import attend
 from backbones.layers.linear import Linear
-from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
 @register_notrace_module
@@ -44,4 +44,4 @@ class WindowAttention(nn.Module):
         # Windows are cut before the projection, whose result is three times as large to copy.
         q, k, v = self.qkv(window_partition(x, self.window_size)).chunk(3, dim=-1)  # (B * nW, ws * ws, C)
         x = window_unpartition(attend(q, k, v, self.num_heads), self.window_size, padded_h, padded_w)
-        return self.proj(x[:, :H, :W])
+        return self.proj(crop(x, H, W))
