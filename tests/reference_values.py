@@ -1,4 +1,4 @@
-"""Official weights and inputs rebuilt from the rules in ``tests/reference/README.md``, and the check against its values."""
+"""Official weights and inputs rebuilt from the rules in ``tests/reference/README.md``, and the check of its values."""
 
 import json
 import zlib

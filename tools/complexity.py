@@ -6,7 +6,8 @@
 
 Multiply-accumulates (MACs; papers often call them FLOPs) are counted by fvcore on a traced graph at batch 1, with
 handles for what fvcore misses: fused attention, deformable convolution, `baddbmm`, broadcast products. As in fvcore,
-normalisation counts (BatchNorm 2 an element, LayerNorm and GroupNorm 5, but RMSNorm nothing), element-wise operators, softmax and pooling
+normalisation counts (BatchNorm 2 an element, LayerNorm and GroupNorm 5, but RMSNorm nothing), element-wise operators,
+softmax and pooling
 do not. A published table that leaves norms out is therefore lower by 0.5 % or so.
 
 The graph is traced on the meta device, so that no size of model costs memory or arithmetic.
@@ -134,7 +135,8 @@ _FREE = frozenset(
     log log1p log2 log_softmax logical_and logical_not logical_or lt masked_fill masked_scatter max max_pool2d maximum
     mean min minimum mish mT mul ne neg nonzero norm numel linalg_norm linalg_vector_norm one_hot pad constant_pad_nd
     reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6 remainder repeat
-    repeat_interleave rms_norm roll rot90 round rsqrt rsub scatter scatter_add scatter_reduce searchsorted selu sigmoid sign silu
+    repeat_interleave rms_norm roll rot90 round rsqrt rsub scatter scatter_add scatter_reduce searchsorted selu
+    sigmoid sign silu
     sin softmax softplus sort sqrt square std std_mean sub sum tanh tile topk tril triu true_divide unflatten
     unfold upsample_bicubic2d var var_mean view_as_complex view_as_real where zeros_like ones_like
     """.split()

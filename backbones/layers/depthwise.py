@@ -12,7 +12,8 @@ from backbones.layers.layout import to_nchw, to_nhwc
 def interleave(x: Tensor, dilation: int) -> Tensor:
     """Gather the ``dilation`` ** 2 interleaved sub-grids of a map into the batch (copies).
 
-    x: (B, H, W, C) -> (dilation ** 2 * B, ceil(H / dilation), ceil(W / dilation), C), zero-padded at the bottom and right.
+    x: (B, H, W, C) -> (dilation ** 2 * B, ceil(H / dilation), ceil(W / dilation), C), zero-padded at the bottom and
+    right.
     """
     B, H, W, C = x.shape
     x = F.pad(x, (0, 0, 0, -W % dilation, 0, -H % dilation))

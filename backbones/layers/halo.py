@@ -148,8 +148,8 @@ class _HaloAttention(torch.autograd.Function):
                 logits = logits.view(-1, side, side, ws * ws)
                 vertical, horizontal = logits.sum(2).unflatten(2, (ws, ws)), logits.sum(1).unflatten(2, (ws, ws))
                 _HaloAttention.relative_backward(height, q_c, vertical, grad_height, grad_q_c)
-                transposed = (t.transpose(2, 3) for t in (q_c, horizontal))
-                _HaloAttention.relative_backward(width, *transposed, grad_width, grad_q_c.transpose(2, 3))
+                q_t, horizontal_t, grad_q_t = (t.transpose(2, 3) for t in (q_c, horizontal, grad_q_c))
+                _HaloAttention.relative_backward(width, q_t, horizontal_t, grad_width, grad_q_t)
                 grad_q_blocks[c] = grad_q_c.view(grad_q_blocks[c].shape)
             grad_kv[i : i + images] = grad_kv_i[:, halo_size : H + halo_size, halo_size : W + halo_size]
         return grad_q, grad_kv, grad_height, grad_width, None, None, None

@@ -64,7 +64,7 @@ class ClassifierHead(nn.Module):
         device=None,
         dtype=None,
     ) -> None:
-        """Replace the classifier, and the pooling if ``pool_type`` is given; with ``reset_other`` drop proj and norm."""
+        """Replace the classifier, and the pooling if ``pool_type`` is given; ``reset_other`` drops proj and norm."""
         if reset_other:
             self.proj, self.norm = nn.Identity(), nn.Identity()
             self.num_features = self.num_features if in_features is None else in_features

@@ -16,8 +16,8 @@ class HiLoAttention(nn.Module):
     """Some heads attend inside small windows (Hi-Fi), the others to average-pooled keys and values (Lo-Fi).
 
     x: (B, H, W, C) -> (B, H, W, C). Any H and W: padded with zeros to multiples of ``window_size``, and the padding
-    is seen by both branches, as in the published dense prediction code. Cost: N * ws^2 * C for Hi-Fi, N^2 / ws^2 * C for
-    Lo-Fi, beside the projections. The two outputs are concatenated; no projection mixes them.
+    is seen by both branches, as in the published dense prediction code. Cost: N * ws^2 * C for Hi-Fi, N^2 / ws^2 * C
+    for Lo-Fi, beside the projections. The two outputs are concatenated; no projection mixes them.
 
     Args:
         dim: Channels.

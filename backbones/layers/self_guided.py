@@ -186,7 +186,7 @@ class TokenMerge(Linear):
         self.start = start
         self.stop = stop
 
-    def forward(self, x: Tensor, order: Tensor) -> Tensor:
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:  # type: ignore[override]
         B, N, C = x.shape
         start, stop, size = N * self.start // 4, N * self.stop // 4, self.in_features
         runs = (stop - start + size - 1) // size

@@ -66,8 +66,8 @@ class Stage(nn.Module):
 class PyramidBackbone(nn.Module):
     """stem -> stages[i] (downsample, blocks, norm) -> norm -> head, with the whole of timm's contract.
 
-    A family gives a config dataclass with at least ``embed_dims`` and ``depths``, and the ``build_*`` methods. Images are
-    (B, in_chans, H, W) with sides from 32 pixels up; maps between modules are (B, H, W, C).
+    A family gives a config dataclass with at least ``embed_dims`` and ``depths``, and the ``build_*`` methods. Images
+    are (B, in_chans, H, W) with sides from 32 pixels up; maps between modules are (B, H, W, C).
 
     Args:
         cfg: The family's config.
@@ -156,7 +156,7 @@ class PyramidBackbone(nn.Module):
         """Resize entries that depend on image size to the model's; called on a checkpoint already in its names."""
         return state_dict
 
-    # timm's contract, in timm's order ----------------------------------------------------------------------------------
+    # timm's contract, in timm's order --------------------------------------------------------------------------------
 
     @torch.jit.ignore
     def init_weights(self) -> None:
@@ -275,7 +275,7 @@ class PyramidBackbone(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-# Variants --------------------------------------------------------------------------------------------------------------
+# Variants ------------------------------------------------------------------------------------------------------------
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:

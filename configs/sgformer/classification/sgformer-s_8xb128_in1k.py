@@ -1,5 +1,5 @@
-"""SG-Former-S, ImageNet-1K at 224.  Source: arXiv:2308.12216 and the authors' main.py (arXiv:2405.07992 quotes 83.2 %
-top-1).  Here: not trained.  Needs: 8 GPUs with 32 GB (estimate).
+"""SG-Former-S, ImageNet-1K at 224.  Source: arXiv:2308.12216 and the authors' main.py (paper: 83.2 % top-1),
+the number as arXiv:2405.07992 quotes it.  Here: not trained.  Needs: 8 GPUs with 32 GB (estimate).
 Run: torchrun --nproc_per_node 8 tools/train.py configs/sgformer/classification/sgformer-s_8xb128_in1k.py
 --launcher pytorch"""
 
