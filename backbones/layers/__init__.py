@@ -1,8 +1,8 @@
 """The common block library: flat, one idea a file.
 
 Shapes, the same everywhere: B batch, H and W sides of a map in its own pixels, C channels, N tokens (N = H * W), nh
-heads, d width of a head, ws side of a window, nW windows of an image. A feature map is (B, H, W, C) and contiguous, which is
-the memory of a channels-last (B, C, H, W) tensor, so either view is free (``layout``).
+heads, d width of a head, ws side of a window, nW windows of an image. A feature map is (B, H, W, C) and contiguous,
+which is the memory of a channels-last (B, C, H, W) tensor, so either view is free (``layout``).
 """
 
 from backbones.layers.attention import attend, attend_heads, merge_heads, split_heads
