@@ -47,7 +47,9 @@ COMMANDS = [(where, line) for where, text, _ in blocks("bash") for line in text.
 
 
 def by_place(blocks: list) -> dict:
-    return {"argvalues": blocks, "ids": [block[0] for block in blocks]}
+    slow = [pytest.mark.slow if "torch.export" in block[1] else () for block in blocks]
+    values = [pytest.param(*block, marks=marks) for block, marks in zip(blocks, slow, strict=True)]
+    return {"argvalues": values, "ids": [block[0] for block in blocks]}
 
 
 @pytest.fixture
