@@ -25,7 +25,7 @@ class CausalRopeAttention(nn.Module):
     later tokens do act on earlier ones. A fused kernel needs two passes, the causal product and the full denominator
     (y = causal attention * exp(LSE_causal - LSE_full)), and on a CPU takes longer than the explicit form.
 
-    Source: arXiv:2404.06773, section 3.
+    Source: arXiv:2404.06773, in the form of the released code (one equation of the paper prints the additive mask).
 
     Args:
         dim: Channels.

@@ -3,7 +3,7 @@
 RMSNorm, rotary positions, SwiGLU and causal attention over the patches in raster order. Two tricks make it train: the
 class token stands after the patches, so that it sees them all, and the causal mask is soft in the first epochs.
 
-Wang, Shao, Chen, Wu, Liu, Feng, Ping, "Adapting LLaMA Decoder to Vision Transformer", arXiv:2404.06773.
+Wang et al., "Adapting LLaMA Decoder to Vision Transformer", arXiv:2404.06773.
 Reference code: techmonsterwang/iLLaMA @ dfc93b9 (no licence; the published weights are Apache-2.0).
 
 The mask multiplies the softmax, as in the published weights, not the scores: see ``CausalRopeAttention``.
@@ -370,7 +370,7 @@ def soft_mask_rate(progress: float, schedule: str = "linear") -> float:
     raise ValueError(f"soft mask schedule {schedule!r} is neither 'constant' nor 'linear'")
 
 
-VARIANTS = {  # section 5 of the paper
+VARIANTS = {  # as released
     "illama_tiny": ILLaMAConfig(),
     "illama_small": ILLaMAConfig(embed_dims=(384,), num_heads=(6,)),
     "illama_base": ILLaMAConfig(embed_dims=(768,), num_heads=(12,)),
