@@ -13,7 +13,7 @@ from backbones.layers.attention import attend_heads, merge_heads, split_heads
 from backbones.layers.kernels import use_fast_kernels
 from backbones.layers.layout import to_nchw, to_nhwc
 from backbones.layers.linear import Linear
-from backbones.layers.window import halo_partition, pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.window import crop, halo_partition, pad_to_multiple, window_partition, window_unpartition
 
 _LOG2_E = 1 / math.log(2)
 _CHUNK = 2**20  # logits at a time: 4 MiB, which stay in the processor's cache
@@ -257,7 +257,7 @@ class HaloAttention(nn.Module):
             out = self.attend(q, kv)
         if self.query_stride == 2:
             H, W = (H + 1) // 2, (W + 1) // 2
-        out = out[:, :H, :W]
+        out = crop(out, H, W)
         if self.pool:
             out = to_nhwc(F.avg_pool2d(to_nchw(out), 2, ceil_mode=True, count_include_pad=False))
         return out
