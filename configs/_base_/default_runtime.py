@@ -18,7 +18,8 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
     dist_cfg=dict(backend="nccl"),
 )
-visualizer = dict(type="UniversalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
+# Numbers go to a text file and to TensorBoard: tensorboard --logdir work_dirs
+visualizer = dict(type="UniversalVisualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
 log_level = "INFO"
 load_from = None
 resume = False

@@ -1,0 +1,5 @@
+# default_runtime in MMSegmentation's scope.
+_base_ = "./default_runtime.py"
+
+default_scope = "mmseg"
+visualizer = dict(type="SegLocalVisualizer", name="visualizer")
