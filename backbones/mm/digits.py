@@ -1,26 +1,24 @@
 """Real images without a download: scikit-learn's 1,797 scans of handwritten digits, as an image folder."""
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from mmengine.dist import barrier, is_main_process
 from mmengine.registry import DATASETS
 
-__all__ = ["build_digits", "write_digits"]
+__all__ = ["build_digits", "complete_or_absent", "read_scans", "write_digits"]
 
 
-def write_digits(root: str | os.PathLike = "data/digits") -> Path:
-    """Write the scans to ``root/{train,val}/<digit>/<number>.png``, 8x8 grey as scanned, and return ``root``.
+def read_scans() -> dict[str, list[tuple[int, np.ndarray, int]]]:
+    """The scans of ``train`` (1,437) and ``val`` (360): number, pixels (8, 8) in uint8, digit.
 
-    The split is fixed: 1,437 for training and 360 held out, in equal shares of each digit. The folder appears complete
-    or not at all, and a folder that exists is left alone.
+    The split is fixed and has equal shares of each digit on both sides.
     """
-    root = Path(root)
-    if root.exists():
-        return root
-    from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -28,21 +26,46 @@ def write_digits(root: str | os.PathLike = "data/digits") -> Path:
     held_out = set(
         train_test_split(range(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)[1]
     )
+    scans: dict[str, list] = {"train": [], "val": []}
+    for number, (scan, digit) in enumerate(zip(digits.images, digits.target)):
+        grey = (scan * (255 / 16)).round().astype("uint8")  # the scans have 17 levels
+        scans["val" if number in held_out else "train"].append((number, grey, int(digit)))
+    return scans
+
+
+@contextlib.contextmanager
+def complete_or_absent(root: Path) -> Iterator[Path]:
+    """A scratch folder that becomes ``root`` when the block ends, and vanishes if an error ends it."""
     root.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        for number, (scan, digit) in enumerate(zip(digits.images, digits.target)):
-            folder = scratch / ("val" if number in held_out else "train") / str(digit)
-            folder.mkdir(parents=True, exist_ok=True)
-            grey = (scan * (255 / 16)).round().astype("uint8")  # the scans have 17 levels
-            Image.fromarray(grey).save(folder / f"{number:04d}.png")
+        yield scratch
         scratch.chmod(0o755)
-        os.rename(scratch, root)
-    except OSError:
-        if not root.exists():  # else another process was first, which is just as good
-            raise
+        try:
+            os.rename(scratch, root)
+        except OSError:
+            if not root.exists():  # else another process was first, which is just as good
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_digits(root: str | os.PathLike = "data/digits") -> Path:
+    """Write the scans to ``root/{train,val}/<digit>/<number>.png``, 8x8 grey as scanned, and return ``root``.
+
+    The folder appears complete or not at all, and a folder that exists is left alone.
+    """
+    root = Path(root)
+    if root.exists():
+        return root
+    from PIL import Image
+
+    with complete_or_absent(root) as scratch:
+        for split, scans in read_scans().items():
+            for number, grey, digit in scans:
+                folder = scratch / split / str(digit)
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(grey).save(folder / f"{number:04d}.png")
     return root
 
 

@@ -100,7 +100,7 @@ def _check_folders(dataset: Config, loader: str) -> None:
             for part in nested if isinstance(nested, (list, tuple)) else [nested]:
                 _check_folders(part, loader)
             return
-    if dataset.type == "Digits" or not dataset.get("data_root"):
+    if dataset.type in ("Digits", "DigitScenes") or not dataset.get("data_root"):
         return
     imagenet = dataset.type == "ImageNet"
     folder = Path(dataset.data_root, dataset.get("split", "") if imagenet else "")
