@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import backbones
 from backbones.layers import set_fast_kernels
 
-TINY = backbones.list_models("test_*")
+TINY = backbones.list_models("test_*", task="classification")
 PACKAGE = str(Path(backbones.__file__).parent)
 # Side of an image that needs no padding anywhere, so that no crop is in the way; 224 fits most.
 SIDES = {

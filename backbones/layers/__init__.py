@@ -18,15 +18,21 @@ from backbones.layers.large_kernel import LargeKernelAttention
 from backbones.layers.layout import to_nchw, to_nhwc
 from backbones.layers.linear import Linear, linear
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU
+from backbones.layers.modulation import BlockModulation, SharedModulation, modulate
+from backbones.layers.multi_head import MultiHeadAttention
 from backbones.layers.patch_embed import PatchEmbed
 from backbones.layers.pos_embed import ConvPosEnc
+from backbones.layers.proxy_attention import ProxyTokenAttention
 from backbones.layers.rope import rotary_table, rotate
 from backbones.layers.self_guided import HybridAttention, LePEAttention, SelfGuidedAttention, TokenMerge
+from backbones.layers.sincos import cached_sincos_grid, sincos, sincos_grid
 from backbones.layers.super_token import SuperTokenAttention
 from backbones.layers.window import halo_partition, pad_to_multiple, window_partition, window_unpartition
 from backbones.layers.window_attention import WindowAttention
+from backbones.layers.window_grid import WindowGrid, attention_bias, window_grid
 
 __all__ = [
+    "BlockModulation",
     "CausalRopeAttention",
     "ChannelGroupAttention",
     "ClassifierHead",
@@ -42,25 +48,35 @@ __all__ = [
     "LePEAttention",
     "Linear",
     "Mlp",
+    "MultiHeadAttention",
     "PatchEmbed",
+    "ProxyTokenAttention",
     "SelfGuidedAttention",
+    "SharedModulation",
     "SuperTokenAttention",
     "SwiGLU",
     "TokenMerge",
     "WindowAttention",
+    "WindowGrid",
     "attend",
     "attend_heads",
+    "attention_bias",
+    "cached_sincos_grid",
     "halo_partition",
     "linear",
     "merge_heads",
+    "modulate",
     "pad_to_multiple",
     "rotary_table",
     "rotate",
     "set_fast_kernels",
+    "sincos",
+    "sincos_grid",
     "split_heads",
     "to_nchw",
     "to_nhwc",
     "use_fast_kernels",
+    "window_grid",
     "window_partition",
     "window_unpartition",
 ]

@@ -23,9 +23,11 @@ def attend_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) ->
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
-    """Multi-head softmax(q k^T / sqrt(d)) v.
+def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:
+    """Multi-head softmax(q k^T / sqrt(d) + bias) v.
 
-    q: (B, N, nh * d), k: (B, M, nh * d), v: (B, M, nh * d_v) -> (B, N, nh * d_v). Cost N * M * C twice.
+    q: (B, N, nh * d), k: (B, M, nh * d), v: (B, M, nh * d_v), bias: None or broadcastable to (B, nh, N, M)
+    -> (B, N, nh * d_v). Cost N * M * C twice.
     """
-    return merge_heads(attend_heads(split_heads(q, num_heads), split_heads(k, num_heads), split_heads(v, num_heads)))
+    q, k, v = split_heads(q, num_heads), split_heads(k, num_heads), split_heads(v, num_heads)
+    return merge_heads(attend_heads(q, k, v, bias))

@@ -83,16 +83,19 @@ def conv2d(
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
     gelu: bool = False,
+    approximate: str = "none",
 ) -> Tensor:
     """Undilated ``F.conv2d``, with a GELU on its result if ``gelu``: in inference the two are one kernel.
+
+    ``approximate`` as in ``F.gelu``.
 
     x: (B, C, H, W), channels-last -> (B, C_out, H', W')
     """
     if gelu and fuses_pointwise(x):
         assert _convolution_pointwise is not None
-        return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, "gelu", [], "none")
+        return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, "gelu", [], approximate)
     y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
-    return F.gelu(y) if gelu else y
+    return F.gelu(y, approximate=approximate) if gelu else y
 
 
 _CHUNK_BYTES = 16 * 2**20

@@ -11,11 +11,13 @@ from backbones.layers.kernels import conv2d, convolutions_use_onednn, onednn_bea
 _MIN_ROWS = 64
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, approximate: str = "none"
+) -> Tensor:
     """``F.linear``, run as a 1x1 convolution where that kernel is faster (the results agree within rounding).
 
-    x: (..., C) -> (..., C_out), with a GELU on it if ``gelu``. Rows of a contiguous ``x`` are the pixels of a
-    channels-last (1, C, rows, 1) tensor, so nothing is copied on the way in or out.
+    x: (..., C) -> (..., C_out), with a GELU on it if ``gelu``, ``approximate`` as in ``F.gelu``. Rows of a contiguous
+    ``x`` are the pixels of a channels-last (1, C, rows, 1) tensor, so nothing is copied on the way in or out.
     """
     if (
         use_fast_kernels(x)
@@ -24,27 +26,35 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
         and x.numel() >= _MIN_ROWS * x.shape[-1]
     ):
         pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, rows, 1)
-        out = conv2d(pixels, weight[:, :, None, None], bias, gelu=gelu)
+        out = conv2d(pixels, weight[:, :, None, None], bias, gelu=gelu, approximate=approximate)
         return out.permute(0, 2, 3, 1).reshape(x.shape[:-1] + weight.shape[:1])
     out = F.linear(x, weight, bias)
-    return F.gelu(out) if gelu else out
+    return F.gelu(out, approximate=approximate) if gelu else out
 
 
 @register_notrace_module
 class Linear(nn.Linear):
     """``nn.Linear`` that runs through ``linear``; it also takes the part of 1x1 convolutions on (B, H, W, C) maps.
 
-    x: (..., in_features) -> (..., out_features), with a GELU on it if ``gelu``.
+    x: (..., in_features) -> (..., out_features), with a GELU on it if ``gelu``, ``approximate`` as in ``F.gelu``.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, gelu: bool = False, device=None, dtype=None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        gelu: bool = False,
+        approximate: str = "none",
+        device=None,
+        dtype=None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.gelu = gelu
+        self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             out = F.linear(x, self.weight, self.bias)
-            return F.gelu(out) if self.gelu else out
-        return linear(x, self.weight, self.bias, self.gelu)
+            return F.gelu(out, approximate=self.approximate) if self.gelu else out
+        return linear(x, self.weight, self.bias, self.gelu, self.approximate)

@@ -15,12 +15,13 @@ class Mlp(nn.Module):
     Args:
         dim: Channels.
         hidden_dim: Width between the two linear layers.
+        approximate: "tanh" for the GELU's approximation by a tanh, "none" for itself.
     """
 
-    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None) -> None:
+    def __init__(self, dim: int, hidden_dim: int, approximate: str = "none", device=None, dtype=None) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim, gelu=True, **dd)
+        self.fc1 = Linear(dim, hidden_dim, gelu=True, approximate=approximate, **dd)
         self.fc2 = Linear(hidden_dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:

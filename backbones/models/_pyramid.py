@@ -19,7 +19,7 @@ from backbones.layers import ClassifierHead, to_nchw, to_nhwc
 
 MIN_IMAGE_SIZE = 32
 
-_variants: dict[str, type[nn.Module]] = {}  # registered name -> model class
+_variants: dict[str, Any] = {}  # registered name -> model class
 
 
 @register_notrace_function
@@ -78,6 +78,7 @@ class PyramidBackbone(nn.Module):
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
     """
 
+    task = "classification"
     output_fmt = "NHWC"  # of forward_features
     strides: tuple[int, ...] = (4, 2, 2, 2)  # of the stem with stage 0, then of each stage's downsampling
     default_out_indices: int | None = None  # of features_only: the last so many, all stages if None

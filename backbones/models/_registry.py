@@ -10,9 +10,20 @@ from torch import nn
 from backbones.models._pyramid import _variants
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the package's models that match a wildcard ``pattern``, sorted."""
-    return sorted(fnmatch.filter(_variants, pattern))
+def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
+    """Names of the package's models that match a wildcard ``pattern``, sorted.
+
+    Args:
+        pattern: Of the names.
+        task: "classification" for what maps images to logits, "generation" for what denoises; None for all.
+
+    Raises:
+        ValueError: If there is no such task.
+    """
+    tasks = {name: model_cls.task for name, model_cls in _variants.items()}
+    if task is not None and task not in tasks.values():
+        raise ValueError(f"no model has the task {task!r}; there are {', '.join(sorted(set(tasks.values())))}")
+    return sorted(name for name in fnmatch.filter(tasks, pattern) if task in (None, tasks[name]))
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:

@@ -1,6 +1,6 @@
 """Runs the model tests of the installed timm, unmodified, on this package's models.
 
-    python tests/timm_suite/run.py all                 # every registered model
+    python tests/timm_suite/run.py all                 # every registered classifier
     python tests/timm_suite/run.py ci                  # the tiny and the smallest variant of each family
     python tests/timm_suite/run.py van_b0 -- -k script # single models; what follows "--" goes to pytest
 
@@ -42,6 +42,11 @@ def fetch_tests() -> Path:
     return tests
 
 
+def classifiers() -> list[str]:
+    """What timm's tests are made for: an image in, logits out."""
+    return backbones.list_models(task="classification")
+
+
 def ci_models() -> list[str]:
     """Of each family the tiny test variant and the one with the fewest parameters besides."""
 
@@ -53,7 +58,7 @@ def ci_models() -> list[str]:
             return sum(p.numel() for p in timm.create_model(name).parameters())
 
     chosen = []
-    for _, names in groupby(sorted(backbones.list_models(), key=family), key=family):
+    for _, names in groupby(sorted(classifiers(), key=family), key=family):
         names = list(names)
         published = [name for name in names if not name.startswith("test_")]
         chosen += [name for name in names if name.startswith("test_")] + [min(published, key=parameters)]
@@ -66,10 +71,10 @@ def main() -> int:
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = parser.parse_args(sys.argv[1:split])
     pytest_args = sys.argv[split + 1 :]
-    models = {"all": backbones.list_models, "ci": ci_models}.get(args.models[0], lambda: args.models)()
+    models = {"all": classifiers, "ci": ci_models}.get(args.models[0], lambda: args.models)()
     unknown = [name for name in models if not timm.is_model(name)]
     if unknown:
-        parser.error(f"no such model: {', '.join(unknown)}; known: {', '.join(backbones.list_models())}")
+        parser.error(f"no such model: {', '.join(unknown)}; known: {', '.join(classifiers())}")
     tests = fetch_tests()
     command = [sys.executable, "-m", "pytest", str(tests), "-p", "timm_suite_plugin", "--zoo-models", ",".join(models)]
     # Nothing of this project's pytest settings applies to timm's file.

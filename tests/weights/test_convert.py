@@ -8,7 +8,7 @@ import backbones
 from backbones.weights import convert_state_dict
 from tests.families.test_van import to_official
 
-TINY = backbones.list_models("test_*")
+TINY = backbones.list_models("test_*", task="classification")
 
 
 def tiny(name: str = "test_van", **kwargs) -> nn.Module:
