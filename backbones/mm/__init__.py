@@ -7,17 +7,33 @@ from .backbone import ZooBackbone
 from .compat import leave_out_multimodal_models
 from .digit_scenes import build_digit_scenes, write_digit_scenes
 from .digits import build_digits, write_digits
-from .hooks import AtomicBackend, CheckImagesHook, LearningCurveHook
+from .hooks import (
+    AtomicBackend,
+    BFloat16OptimWrapper,
+    CheckDataHook,
+    CheckSpaceHook,
+    FiniteLossHook,
+    LearningCurveHook,
+    RunStopped,
+)
 from .layer_decay import LayerDecayConstructor
+from .seeding import SeededDataset, SeededSampler, SeedHook
 from .soft_mask import SoftMaskHook
 
 leave_out_multimodal_models()
 
 __all__ = [
     "AtomicBackend",
-    "CheckImagesHook",
+    "BFloat16OptimWrapper",
+    "CheckDataHook",
+    "CheckSpaceHook",
+    "FiniteLossHook",
     "LayerDecayConstructor",
     "LearningCurveHook",
+    "RunStopped",
+    "SeedHook",
+    "SeededDataset",
+    "SeededSampler",
     "SoftMaskHook",
     "ZooBackbone",
     "build_digit_scenes",

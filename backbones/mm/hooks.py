@@ -1,27 +1,38 @@
-"""What every run of the zoo has besides MMEngine's own hooks: safe files, checked images, a learning curve."""
+"""What every run of the zoo has besides MMEngine's own hooks: safe files, checked data and losses, a learning curve."""
 
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process, master_only
+from mmengine.dist import all_reduce, broadcast_object_list, is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 from backbones.images import find_bad_images
+from backbones.mm.annotations import EMPTY, find_bad_label_maps
+from backbones.mm.run import check_class_counts, latest_checkpoint
 
 __all__ = [
     "AtomicBackend",
     "BFloat16OptimWrapper",
-    "CheckImagesHook",
+    "CheckDataHook",
+    "CheckSpaceHook",
+    "FiniteLossHook",
     "LearningCurveHook",
-    "UnreadableImages",
+    "RunStopped",
+    "leaf_datasets",
     "read_scalars",
 ]
+
+
+class RunStopped(RuntimeError):
+    """A run cannot begin or go on; the message says why, and what helps."""
 
 
 @register_backend("atomic", force=True)
@@ -29,52 +40,136 @@ class AtomicBackend(LocalBackend):
     """Local files that appear complete or not at all: a run killed while it saves leaves no half checkpoint.
 
     ``CheckpointHook(backend_args=dict(backend="atomic"))``.
+
+    Raises:
+        RunStopped: the file cannot be written; files that exist are as they were.
     """
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
         partial = f"{filepath}.partial-{os.getpid()}"
-        super().put(obj, partial)
-        os.replace(partial, filepath)
-
-
-class UnreadableImages(ValueError):
-    """Images that training would stumble over."""
+        try:
+            super().put(obj, partial)
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())  # so that it survives a power cut as well
+            os.replace(partial, filepath)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.remove(partial)
+            raise RunStopped(
+                f"cannot write {filepath} ({len(obj) / 1e6:.0f} MB): {error.strerror}. Earlier checkpoints are intact: "
+                "make room and go on with --resume"
+            ) from error
 
 
 @HOOKS.register_module()
-class CheckImagesHook(Hook):
-    """Read every image of the training and validation sets once before the first iteration.
+class CheckDataHook(Hook):
+    """Read every image and label map of the training and validation sets once before the first iteration.
 
-    Costs a minute a million small files on a fast disk; ``default_hooks=dict(check_images=None)`` turns it off.
+    Also compares class counts with the model's. Costs a minute a million small files on a fast disk;
+    ``default_hooks=dict(check_data=None)`` turns it off.
 
     Raises:
-        UnreadableImages: some cannot be read; the message lists them.
+        RunStopped: some images or label maps cannot be used, which the message lists, or the model has another number
+            of classes.
     """
 
     def before_train(self, runner) -> None:
         message: list[str | None] = [None]
         if is_main_process():
-            loaders = [runner.train_dataloader, getattr(runner.val_loop, "dataloader", None)]
-            files = sorted({file for loader in loaders if loader for file in _image_files(loader.dataset)})
-            if bad := find_bad_images(files, progress="checking images"):
-                lines = [f"{len(bad)} of {len(files)} images cannot be read, remove or replace:"]
-                lines += [f"  {file}: {reason}" for file, reason in list(bad.items())[:50]]
-                if len(bad) > 50:
-                    lines.append(f"  ... and {len(bad) - 50} more")
-                message = ["\n".join(lines)]
+            try:
+                self._check(runner)
+            except ValueError as error:
+                message = [str(error)]
         broadcast_object_list(message)
         if message[0]:
-            raise UnreadableImages(message[0])
+            raise RunStopped(message[0])
+
+    def _check(self, runner) -> None:
+        loaders = [runner.train_dataloader, getattr(runner.val_loop, "dataloader", None)]
+        datasets = [dataset for loader in loaders if loader for dataset in leaf_datasets(loader.dataset)]
+        for dataset in datasets:
+            if classes := getattr(dataset, "metainfo", {}).get("classes"):
+                check_class_counts(runner.cfg.model, len(classes), type(dataset).__name__)
+        infos = (dataset.get_data_info(i) for dataset in datasets for i in range(len(dataset)))
+        files = sorted({str(info["img_path"]) for info in infos if "img_path" in info})
+        if bad := find_bad_images(files, progress="checking images"):
+            raise ValueError(_listing(f"{len(bad)} of {len(files)} images cannot be read", bad))
+        maps = {file: reason for dataset in datasets for file, reason in find_bad_label_maps(dataset).items()}
+        if bad := {file: reason for file, reason in maps.items() if reason != EMPTY}:
+            raise ValueError(_listing(f"{len(bad)} label maps cannot be used", bad))
+        if maps:
+            runner.logger.warning(f"{len(maps)} label maps have no label, for example {next(iter(maps))}")
 
 
-def _image_files(dataset) -> list[str]:
-    """Paths in a dataset of any of the OpenMMLab libraries, wrappers (repeat, concat, class balance) opened."""
+def _listing(title: str, bad: dict[str, str], most: int = 50) -> str:
+    lines = [f"  {file}: {reason}" for file, reason in list(bad.items())[:most]]
+    more = [f"  ... and {len(bad) - most} more"] if len(bad) > most else []
+    return "\n".join([f"{title}, remove or replace:", *lines, *more])
+
+
+def leaf_datasets(dataset) -> list:
+    """The datasets inside one of any of the OpenMMLab libraries, wrappers (repeat, concat, class balance) opened."""
     for inner in ("dataset", "datasets"):
         if hasattr(dataset, inner):
             nested = getattr(dataset, inner)
-            return [f for d in (nested if isinstance(nested, (list, tuple)) else [nested]) for f in _image_files(d)]
-    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
-    return [str(info["img_path"]) for info in infos if "img_path" in info]
+            parts = nested if isinstance(nested, (list, tuple)) else [nested]
+            return [leaf for part in parts for leaf in leaf_datasets(part)]
+    return [dataset]
+
+
+@HOOKS.register_module()
+class CheckSpaceHook(Hook):
+    """Stop before the first iteration where the disk has no room for the checkpoints.
+
+    Raises:
+        RunStopped: less is free than the kept checkpoints and one more need, with an optimizer of two moments.
+    """
+
+    @master_only
+    def before_train(self, runner) -> None:
+        kept = max([hook.max_keep_ckpts for hook in runner.hooks if isinstance(hook, CheckpointHook)], default=-1)
+        copies = 3 + any(isinstance(hook, EMAHook) for hook in runner.hooks)  # weights, two moments, averaged weights
+        needed = (max(kept, 1) + 1) * copies * 4 * sum(p.numel() for p in runner.model.parameters())
+        free = shutil.disk_usage(runner.work_dir).free
+        if free < needed:
+            raise RunStopped(
+                f"{runner.work_dir} has {free / 1e6:.0f} MB free, the checkpoints need {needed / 1e6:.0f} MB: "
+                "make room or name another folder with --work-dir"
+            )
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stop a run whose loss is NaN or infinite, before such weights are saved; in all processes at once.
+
+    The loss is averaged over processes for that, so that the log shows the whole batch's and not the first process's.
+
+    Raises:
+        RunStopped: the loss, or a weight about to be saved, is not finite; the message names the iteration.
+    """
+
+    priority = "HIGHEST"  # before the loss is logged and the weights are saved
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        if not outputs or "loss" not in outputs:
+            return
+        loss = outputs["loss"] = outputs["loss"].detach().clone()
+        all_reduce(loss, op="mean")
+        if not loss.isfinite():
+            self._stop(runner, f"the loss is {loss.item()}")
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        bad = [k for k, v in checkpoint["state_dict"].items() if v.is_floating_point() and not v.isfinite().all()]
+        if bad:
+            self._stop(runner, f"{len(bad)} weights are not finite ({', '.join(bad[:3])})")
+
+    def _stop(self, runner, what: str) -> NoReturn:
+        last = latest_checkpoint(runner.work_dir)
+        again = f"The last good checkpoint is {last}: resume" if last else "No checkpoint was written yet: start again"
+        raise RunStopped(
+            f"{what} at iteration {runner.iter + 1}. {again} "
+            "with a lower learning rate or clipped gradients, or without --amp"
+        )
 
 
 @HOOKS.register_module()
@@ -133,11 +228,29 @@ def draw_learning_curve(work_dir: str | os.PathLike) -> Path | None:
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16: needs no loss scaling and, unlike MMEngine's own wrapper, runs on processors too."""
+    """Mixed precision in bfloat16: needs no loss scaling and, unlike MMEngine's own wrapper, runs on processors too.
 
+    Of a two-stage detector only backbone and neck: mmcv's RoIAlign and suppression have no kernels for bfloat16.
+    """
+
+    @contextlib.contextmanager
     def optim_context(self, model):
-        stack = contextlib.ExitStack()
-        stack.enter_context(super().optim_context(model))
-        device = next(model.parameters()).device.type
-        stack.enter_context(torch.autocast(device, dtype=torch.bfloat16))
-        return stack
+        detector = getattr(model, "module", model)
+        autocast = torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16)
+        with super().optim_context(model):
+            if not hasattr(detector, "roi_head"):
+                with autocast:
+                    yield
+                return
+            extract = detector.extract_feat
+
+            def extract_in_bfloat16(*args, **kwargs):
+                with autocast:
+                    maps = extract(*args, **kwargs)
+                return tuple(x.float() for x in maps)
+
+            detector.extract_feat = extract_in_bfloat16
+            try:
+                yield
+            finally:
+                del detector.extract_feat  # the class's own is seen again

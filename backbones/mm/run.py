@@ -2,24 +2,47 @@
 
 import os
 import re
+import tempfile
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import init_dist, is_distributed, sync_random_seed
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
+from backbones.mm.annotations import check_coco
 from backbones.mm.backbone import ZooBackbone
+from backbones.mm.seeding import seed_dataloader
 from backbones.weights import convert_state_dict, read_checkpoint
 
-__all__ = ["build_runner", "check_config", "latest_checkpoint", "load_config", "load_weights"]
+__all__ = [
+    "build_runner",
+    "check_class_counts",
+    "check_config",
+    "check_file",
+    "check_work_dir",
+    "latest_checkpoint",
+    "load_config",
+    "load_weights",
+]
 
-IMAGENET_HINT = (
-    "ImageNet-1K is free for research after registration at image-net.org; unpack it to "
-    "{root}/train/<class>/*.JPEG and {root}/val/<class>/*.JPEG"
-)
+HINTS = {
+    "ImageNet": "ImageNet-1K is free for research after registration at image-net.org; unpack it to "
+    "{root}/train/<class>/*.JPEG and {root}/val/<class>/*.JPEG",
+    "CocoDataset": "COCO 2017 is at cocodataset.org; unpack train2017.zip, val2017.zip and "
+    "annotations_trainval2017.zip in {root}",
+    "ADE20KDataset": "ADE20K is at data.csail.mit.edu/places/ADEchallenge; unpack ADEChallengeData2016.zip so that "
+    "{root} has images and annotations",
+}
+# They write their files where these are missing.
+SELF_MADE = {"Digits", "DigitScenes"}
+# Parts of a model whose class counts are not the dataset's.
+OTHER_CLASSES = {"rpn_head", "semantic_head", "data_preprocessor", "train_cfg", "test_cfg"}
 
 
 def load_config(path: str | os.PathLike, options: dict[str, Any] | None = None) -> Config:
@@ -43,25 +66,38 @@ def load_config(path: str | os.PathLike, options: dict[str, Any] | None = None) 
     return cfg
 
 
-def check_config(cfg: Config, training: bool = True) -> None:
+def check_config(cfg: Config, training: bool = True) -> list[str]:
     """Find mistakes that would otherwise surface late or obscurely; builds the backbone without memory.
 
+    Returns:
+        What is odd but does not stop a run, a sentence each.
+
     Raises:
-        ValueError: unknown model or option, a neck or head for other widths, class counts that contradict each other, a
-            truncated checkpoint.
-        FileNotFoundError: a data folder or a checkpoint is missing.
+        ValueError: unknown model or option, a neck or head for other widths, class counts that contradict each other or
+            the dataset's, annotations that training would stumble over, checkpoints that a killed run could not go on
+            from, a truncated checkpoint.
+        FileNotFoundError: a data folder, an annotation file or a checkpoint is missing.
     """
+    warnings: list[str] = []
     model = cfg.model
     if model.get("backbone", {}).get("type") == "ZooBackbone":
         _check_model(model, cfg.get("data_preprocessor"))
     for name in ("train_dataloader", "val_dataloader") if training else ("test_dataloader",):
         if cfg.get(name):
-            _check_folders(cfg[name].dataset, name)
+            for path, dataset in _leaf_datasets(cfg[name].dataset, f"{name}.dataset"):
+                if dataset.type.split(".")[-1] not in SELF_MADE:
+                    warnings += _check_dataset(cfg, path, dataset)
+    for name in ("val",) if training else ("test",):
+        if cfg.get(f"{name}_dataloader"):
+            _check_evaluator(cfg, name)
+    if training and cfg.get("train_cfg"):
+        _check_intervals(cfg)
     if cfg.get("load_from"):
         check_file(cfg.load_from)
     checkpoint = (model.get("backbone", {}).get("init_cfg") or {}).get("checkpoint")
     if training and checkpoint:
         check_file(checkpoint)
+    return warnings
 
 
 def _check_model(model: Config, data_preprocessor: Config | None = None) -> None:
@@ -81,33 +117,143 @@ def _check_model(model: Config, data_preprocessor: Config | None = None) -> None
                 f"the model has {classes} classes, the data {expected}: set model.backbone.num_classes={expected}"
             )
         return
-    neck = model.get("neck")
-    reader = "neck[0]" if isinstance(neck, (list, tuple)) else "neck" if neck else "decode_head"
-    part = neck[0] if isinstance(neck, (list, tuple)) else neck or model.get("decode_head") or {}
-    widths = part.get("in_channels")
-    if isinstance(widths, (list, tuple)) and list(widths) != backbone.out_channels:
+    widths: list[int] | None = backbone.out_channels
+    source = f"{backbone.model_name} with out_indices={backbone.out_indices}"
+    necks = model.get("neck") or []
+    for i, neck in enumerate(necks if isinstance(necks, (list, tuple)) else [necks]):
+        name = f"neck[{i}]" if isinstance(necks, (list, tuple)) else "neck"
+        if neck.get("type", "").endswith("Feature2Pyramid") and widths:
+            _check_widths(f"{name}.embed_dim", neck.get("embed_dim"), set(widths), source)
+            continue  # four maps of the same width
+        if isinstance(neck.get("in_channels"), (list, tuple)) and widths:
+            _check_widths(f"{name}.in_channels", list(neck.in_channels), widths, source)
+        outputs = neck.get("out_channels")
+        widths = [outputs] * neck.get("num_outs", len(widths)) if widths and isinstance(outputs, int) else None
+        source = name
+    for name, head in _parts(model):
+        reads = head.get("in_channels")
+        if not widths or reads is None or re.match(r"neck\b", name):
+            continue
+        if isinstance(reads, (list, tuple)):
+            indices = head.get("in_index", range(len(widths)))
+            indices = indices if isinstance(indices, (list, tuple, range)) else range(len(widths))
+            _check_widths(f"{name}.in_channels", list(reads), [widths[i] for i in indices if i < len(widths)], source)
+        elif name in ("rpn_head", "bbox_head") or "in_index" in head:
+            index = head.get("in_index", -1)
+            if isinstance(index, int) and index < len(widths):
+                _check_widths(f"{name}.in_channels", reads, {widths[index]}, source)
+
+
+def _check_widths(name: str, found: int | list[int] | None, given: list[int] | set[int], source: str) -> None:
+    wanted = given if isinstance(given, list) else given.pop() if len(given) == 1 else sorted(given)
+    if found != wanted:
+        part, _, key = name.rpartition(".")
         raise ValueError(
-            f"model.{reader}.in_channels is {list(widths)}, but {backbone.model_name} with "
-            f"out_indices={backbone.out_indices} gives {backbone.out_channels}: "
-            f"write {reader.split('[')[0]}=dict(in_channels={backbone.out_channels})"
+            f"model.{name} is {found}, but {source} gives {wanted}: write {part.split('[')[0]}=dict({key}={wanted})"
         )
 
 
-def _check_folders(dataset: Config, loader: str) -> None:
-    for inner in ("dataset", "datasets"):
-        if inner in dataset:
-            nested = dataset[inner]
+def _parts(model: Config, prefix: str = "") -> Iterator[tuple[str, Config]]:
+    """Name and config of everything inside a model's config: ``roi_head.bbox_head[1]``."""
+    for key, value in model.items():
+        for i, part in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+            if isinstance(part, dict):
+                name = f"{prefix}{key}[{i}]" if isinstance(value, (list, tuple)) else f"{prefix}{key}"
+                yield name, part
+                yield from _parts(part, f"{name}.")
+
+
+def check_class_counts(model: Config, classes: int, source: str) -> None:
+    """Compare the class counts of a model's config with the data's.
+
+    Args:
+        model: config of an OpenMMLab model.
+        classes: how many classes the data have.
+        source: what the data are called in the message.
+
+    Raises:
+        ValueError: a head, or a backbone that is a whole classifier, has another number.
+    """
+    for name, part in _parts(model):
+        pyramid = name == "backbone" and part.get("out_indices", ()) is not None
+        if pyramid or OTHER_CLASSES & set(re.split(r"\W", name)):
+            continue
+        if part.get("num_classes", classes) != classes:
+            raise ValueError(
+                f"model.{name}.num_classes is {part.num_classes}, but {source} has {classes} classes: "
+                f"set model.{name}.num_classes={classes}"
+            )
+
+
+def _leaf_datasets(dataset: Config, path: str) -> Iterator[tuple[str, Config]]:
+    """Place in the config and config of the datasets inside wrappers (repeat, concat, class balance)."""
+    for key in ("dataset", "datasets"):
+        if key in dataset:
+            nested = dataset[key]
             for part in nested if isinstance(nested, (list, tuple)) else [nested]:
-                _check_folders(part, loader)
+                yield from _leaf_datasets(part, f"{path}.{key}")
             return
-    if dataset.type in ("Digits", "DigitScenes") or not dataset.get("data_root"):
-        return
-    imagenet = dataset.type == "ImageNet"
-    folder = Path(dataset.data_root, dataset.get("split", "") if imagenet else "")
-    if not folder.is_dir():
-        hint = IMAGENET_HINT.format(root=dataset.data_root) if imagenet else "put the data there"
-        raise FileNotFoundError(
-            f"no data folder {str(folder)!r}. {hint}, or name another with --cfg-options {loader}.dataset.data_root=DIR"
+    yield path, dataset
+
+
+def _check_dataset(cfg: Config, path: str, dataset: Config) -> list[str]:
+    root = dataset.get("data_root") or ""
+    kind = dataset.type.split(".")[-1]
+    hint = HINTS.get(kind, "put the data there").format(root=root)
+    hint += f", or name another with --cfg-options {path}.data_root=DIR"
+    prefix = dataset.get("data_prefix", dataset.get("split", "") if kind == "ImageNet" else "")
+    folders = [Path(root, part or "") for part in (prefix.values() if isinstance(prefix, dict) else [prefix])]
+    for folder in folders if root or prefix else []:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no data folder {str(folder)!r}. {hint}")
+    annotations = Path(root, dataset.ann_file) if dataset.get("ann_file") else None
+    if annotations and not annotations.exists():
+        raise FileNotFoundError(f"no annotation file {str(annotations)!r}. {hint}")
+
+    classes = _class_names(cfg, dataset)
+    if classes:
+        check_class_counts(cfg.model, len(classes), f"{path} ({kind})")
+    if annotations and annotations.suffix == ".json" and classes and int(os.environ.get("RANK", 0)) == 0:
+        masks = any(step.get("with_mask") for step in dataset.get("pipeline", []))
+        return check_coco(annotations, classes, folders[0], masks)
+    return []
+
+
+def _class_names(cfg: Config, dataset: Config) -> Sequence[str] | None:
+    """Names of a dataset's classes as far as they are known before it is read."""
+    classes = (dataset.get("metainfo") or {}).get("classes")
+    if isinstance(classes, str):
+        return Path(classes).read_text().splitlines()
+    if classes is None:
+        kind = dataset.type if "." in dataset.type else f"{cfg.get('default_scope') or 'mmengine'}.{dataset.type}"
+        classes = getattr(DATASETS.get(kind), "METAINFO", {}).get("classes")
+    return classes
+
+
+def _check_evaluator(cfg: Config, name: str) -> None:
+    evaluators = cfg.get(f"{name}_evaluator") or []
+    self_made = [d.type in SELF_MADE for _, d in _leaf_datasets(cfg[f"{name}_dataloader"].dataset, "")]
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        file = evaluator.get("ann_file")
+        if file and not any(self_made) and not os.path.isfile(file):
+            raise FileNotFoundError(f"no annotation file {file!r}: name another with {name}_evaluator.ann_file=FILE")
+
+
+def _check_intervals(cfg: Config) -> None:
+    """Checkpoints and metrics are counted as the training loop counts."""
+    by_epoch = cfg.train_cfg.get("by_epoch", cfg.train_cfg.get("type") == "EpochBasedTrainLoop")
+    for hook, key in (("checkpoint", "by_epoch"), ("logger", "log_metric_by_epoch")):
+        options = cfg.get("default_hooks", {}).get(hook)
+        if options and options.get(key, True) != by_epoch:
+            raise ValueError(
+                f"default_hooks.{hook}.{key} is {options.get(key, True)}, but training counts "
+                f"{'epochs' if by_epoch else 'iterations'}: set default_hooks.{hook}.{key}={by_epoch}"
+            )
+    kept = cfg.get("default_hooks", {}).get("checkpoint", {}).get("max_keep_ckpts", -1)
+    if kept == 1:
+        raise ValueError(
+            "default_hooks.checkpoint.max_keep_ckpts is 1, and the old one is deleted before the new one is written: "
+            "keep 2 or more"
         )
 
 
@@ -128,6 +274,20 @@ def check_file(path: str) -> None:
         raise ValueError(f"{path} ({os.path.getsize(path)} bytes) is truncated: fetch or write it again")
 
 
+def check_work_dir(path: str | os.PathLike) -> None:
+    """Make the folder of a run and see whether files can be written there.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise ValueError(f"cannot write to {str(path)!r} ({error.strerror}): name another --work-dir") from error
+
+
 def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
     """The checkpoint of the furthest iteration or epoch in ``work_dir``, None if there is none."""
     found = [
@@ -139,11 +299,22 @@ def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """MMEngine's runner; distributed without a GPU, it talks through gloo."""
-    if cfg.get("launcher", "none") != "none" and not torch.cuda.is_available():
-        # MMEngine would call torch.cuda.set_device and give the process's rank as a device
-        torch.distributed.init_process_group("gloo")
-        cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+    """MMEngine's runner, whose training can be repeated and resumed to the bit (see :mod:`backbones.mm.seeding`).
+
+    Distributed without a GPU, it talks through gloo.
+    """
+    if cfg.get("launcher", "none") != "none" and not is_distributed():
+        if torch.cuda.is_available():
+            init_dist(cfg.launcher, **cfg.get("env_cfg", {}).get("dist_cfg", {}))
+        else:
+            # MMEngine would call torch.cuda.set_device and give the process's rank as a device
+            torch.distributed.init_process_group("gloo")
+            cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+    cfg.setdefault("randomness", {})
+    if cfg.randomness.get("seed") is None:
+        cfg.randomness.seed = sync_random_seed()
+    if cfg.get("train_dataloader"):
+        seed_dataloader(cfg.train_dataloader, cfg.randomness.seed)
     return Runner.from_cfg(cfg)
 
 

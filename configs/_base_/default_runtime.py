@@ -9,7 +9,10 @@ default_hooks = dict(
     # Never fewer than two: the oldest is deleted before the newest is written.
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2, backend_args=dict(backend="atomic")),
     sampler_seed=dict(type="DistSamplerSeedHook"),
-    check_images=dict(type="CheckImagesHook"),
+    check_data=dict(type="CheckDataHook"),
+    check_space=dict(type="CheckSpaceHook"),
+    finite_loss=dict(type="FiniteLossHook"),
+    seed=dict(type="SeedHook"),
     learning_curve=dict(type="LearningCurveHook"),
 )
 
@@ -19,7 +22,9 @@ env_cfg = dict(
     dist_cfg=dict(backend="nccl"),
 )
 # Numbers go to a text file and to TensorBoard: tensorboard --logdir work_dirs
-visualizer = dict(type="UniversalVisualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")])
+visualizer = dict(
+    type="UniversalVisualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
+)
 log_level = "INFO"
 load_from = None
 resume = False

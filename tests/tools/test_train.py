@@ -172,7 +172,7 @@ def test_checkpoint_that_does_not_fit_stops_testing(tmp_path):
 
 
 def test_images_are_checked_in_any_dataset():
-    from backbones.mm.hooks import _image_files
+    from backbones.mm.hooks import leaf_datasets
 
     class Leaf:
         def __init__(self, names):
@@ -185,4 +185,4 @@ def test_images_are_checked_in_any_dataset():
             return dict(img_path=self.names[index])
 
     nested = SimpleNamespace(datasets=[SimpleNamespace(dataset=Leaf("ab")), Leaf("c")])
-    assert _image_files(nested) == ["a", "b", "c"]
+    assert [leaf.names for leaf in leaf_datasets(nested)] == ["ab", "c"]
