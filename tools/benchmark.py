@@ -100,21 +100,24 @@ def median_ratio(model_s: Sequence[float], baseline_s: Sequence[float]) -> float
 def make_step(spec: str, img_size: tuple[int, int], mode: str, settings: Settings) -> tuple[Callable[[], None], int]:
     """Builds a model with its input, and returns a function that runs one step on it, and the number of parameters.
 
-    An inference step is a forward pass without gradients; a training step is forward, cross entropy, backward and an
-    update of all parameters.
+    An inference step is a forward pass without gradients; a training step is forward, cross entropy (mean square, of
+    models that give no logits), backward and an update of all parameters.
     """
     device = torch.device(settings.device)
     memory_format = torch.channels_last if settings.layout == "channels_last" else torch.contiguous_format
     torch.manual_seed(0)
     model = build_model(spec, img_size).to(device, memory_format=memory_format)
     model.train(mode == "train")
-    images = torch.randn(settings.batch_size, 3, *img_size, device=device).to(memory_format=memory_format)
+    if hasattr(model, "example_inputs"):  # one that takes more than an image
+        inputs = model.example_inputs(settings.batch_size, *img_size)
+    else:
+        inputs = (torch.randn(settings.batch_size, 3, *img_size, device=device).to(memory_format=memory_format),)
     forward: nn.Module = torch.compile(model) if settings.compile else model
     dtype = DTYPES[settings.dtype]
 
     def run() -> torch.Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return forward(images)
+            return forward(*inputs)
 
     def infer() -> None:
         with torch.inference_mode():
@@ -122,8 +125,9 @@ def make_step(spec: str, img_size: tuple[int, int], mode: str, settings: Setting
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)
-        logits = run().float()
-        cross_entropy(logits, labels % logits.shape[1]).backward()
+        out = run().float()
+        loss = cross_entropy(out, labels % out.shape[1]) if out.ndim == 2 else out.square().mean()
+        loss.backward()
         optimizer.step()
 
     if mode == "train":

@@ -64,6 +64,7 @@ class Complexity:
         params: all parameters. Buffers are left out.
         params_backbone: those outside the classifier.
         macs: multiply-accumulates of one image.
+        macs_attention: those of them that are the products of fused attention.
         activations: values that convolutions, products and attention write; None unless asked for.
         unsupported: operators that were not counted and may cost, with how often each ran.
         parts: stem, stages, norm and head; the direct children of a model without stages.
@@ -72,6 +73,7 @@ class Complexity:
     params: int
     params_backbone: int
     macs: int
+    macs_attention: int
     activations: int | None
     unsupported: dict[str, int]
     parts: tuple[Part, ...]
@@ -133,12 +135,12 @@ _FREE = frozenset(
     erf exp exp2 expm1 feature_dropout fill floor floor_divide fmod fold gather ge gelu glu gt hardsigmoid hardswish
     hardtanh im2col col2im index index_add index_fill index_put index_select isfinite isnan le leaky_relu lerp linspace
     log log1p log2 log_softmax logical_and logical_not logical_or lt masked_fill masked_scatter max max_pool2d maximum
-    mean min minimum mish mT mul ne neg nonzero norm numel linalg_norm linalg_vector_norm one_hot pad constant_pad_nd
-    reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6 remainder repeat
-    repeat_interleave rms_norm roll rot90 round rsqrt rsub scatter scatter_add scatter_reduce searchsorted selu
-    sigmoid sign silu
+    mean min minimum mish movedim mT mul ne neg nonzero norm numel linalg_norm linalg_vector_norm one_hot pad
+    constant_pad_nd reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6
+    remainder repeat repeat_interleave rms_norm roll rot90 round rsqrt rsub scatter scatter_add scatter_reduce
+    searchsorted selu sigmoid sign silu
     sin softmax softplus sort sqrt square std std_mean sub sum tanh tile topk tril triu true_divide unflatten
-    unfold upsample_bicubic2d var var_mean view_as_complex view_as_real where zeros_like ones_like
+    unfold upsample_bicubic2d var var_mean view_as view_as_complex view_as_real where zeros_like ones_like
     """.split()
 )
 
@@ -228,8 +230,11 @@ def count(model: nn.Module, input_size: Sequence[int] | tuple[Tensor, ...], acti
     if all(isinstance(x, Tensor) for x in input_size):
         inputs = tuple(input_size)
     elif len(input_size) == 3 and all(isinstance(x, int) and x > 0 for x in input_size):
-        first = next(model.parameters())
-        inputs = (torch.zeros(1, *input_size, device=first.device, dtype=first.dtype),)
+        if hasattr(model, "example_inputs"):  # one that takes more than an image
+            inputs = model.example_inputs(1, *input_size[1:])
+        else:
+            first = next(model.parameters())
+            inputs = (torch.zeros(1, *input_size, device=first.device, dtype=first.dtype),)
     else:
         raise ValueError(f"input_size is {input_size!r}; give (channels, height, width), or a tuple of tensors")
 
@@ -259,6 +264,7 @@ def count(model: nn.Module, input_size: Sequence[int] | tuple[Tensor, ...], acti
         params=params,
         params_backbone=params - _classifier_params(model),
         macs=int(flops.total()),
+        macs_attention=int(flops.by_operator()["attention"]),
         activations=written,
         unsupported={name: n for name, n in flops.unsupported_ops().items() if not _is_free(name)},
         parts=tuple(
@@ -307,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--num-classes", type=int, metavar="N", help="width of the classifier; default: each model's own"
     )
     parser.add_argument("--activations", action="store_true", help="also count activations (a second trace)")
+    parser.add_argument("--attention", action="store_true", help="also show the part of fused attention's products")
     parser.add_argument("--stages", action="store_true", help="also show shape and cost of every stage")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write exact numbers here")
     args = parser.parse_args(argv)
@@ -342,10 +349,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
 
-    header = ["model", "input", "parameters", "backbone only", "GMACs"] + ["M activations"] * args.activations
+    header = ["model", "input", "parameters", "backbone only", "GMACs"]
+    header += ["of attention"] * args.attention + ["M activations"] * args.activations
     rows = []
     for name, used, c in records:
         row = [name, format_img_size(used), f"{c.params:,}", f"{c.params_backbone:,}", f"{c.macs / 1e9:.3f}"]
+        row += [f"{c.macs_attention / 1e9:.3f}"] if args.attention else []
         rows.append(row + ([f"{c.activations / 1e6:.2f}"] if args.activations else []))
     print(format_table(header, rows))
     if args.stages:

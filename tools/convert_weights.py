@@ -89,8 +89,10 @@ def run(name: str, options: dict[str, Any], num_classes: int, weights: dict[str,
     model.load_state_dict(weights)
     size = model.pretrained_cfg["input_size"]
     size = (getattr(model, "in_chans", size[0]), *size[1:])
+    torch.manual_seed(0)
+    inputs = model.example_inputs(1, *size[1:]) if hasattr(model, "example_inputs") else (torch.randn(1, *size),)
     with torch.inference_mode():
-        output = model(torch.randn(1, *size, generator=torch.Generator().manual_seed(0)))
+        output = model(*inputs)
     if not output.isfinite().all():
         raise ValueError(f"the converted model gives {int((~output.isfinite()).sum())} values that are not finite")
     return list(output.shape)

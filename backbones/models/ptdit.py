@@ -137,7 +137,8 @@ class LatentEmbed(nn.Module):
         B, _, frames, _, _ = x.shape
         x = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         x = self.proj(x).permute(0, 2, 3, 1).unflatten(0, (B, frames))
-        return (x + self.positions(*x.shape[1:4])).to(x.dtype)
+        frames, height, width = (int(side) for side in x.shape[1:4])
+        return (x + self.positions(frames, height, width)).to(x.dtype)
 
 
 class TimeEmbed(nn.Module):
@@ -426,7 +427,7 @@ class PTDiT(nn.Module):
         if x.shape[-2] % p or x.shape[-1] % p or not x.numel():
             raise ValueError(f"sides of latents are multiples of {p}, got {x.shape[-2]} x {x.shape[-1]}: pad or resize")
         x = self.stem((x if x.ndim == 5 else x[:, :, None]).to(self.stem.proj.weight.dtype))
-        size = (x.shape[1], x.shape[2], x.shape[3])
+        size = (int(x.shape[1]), int(x.shape[2]), int(x.shape[3]))  # tensors while a trace is recorded
         window = self.cfg.window(*size)
         make = window_grid.__wrapped__ if torch.compiler.is_compiling() else window_grid
         grid = make(size, window, x.device)
@@ -529,6 +530,22 @@ class PTDiT(nn.Module):
         if output_fmt == "NCHW":
             maps = [m.movedim(-1, 1) for m in maps]
         return maps if intermediates_only else (as_map(tokens, True), maps)
+
+    @torch.jit.ignore
+    def example_inputs(self, batch: int, height: int, width: int, tokens: int = 120) -> tuple[Tensor | None, ...]:
+        """Random arguments of ``forward``, for what measures models.
+
+        Args:
+            batch: Samples.
+            height, width: Of the latents.
+            tokens: Length of the text, where there is one; the paper cuts texts at 120.
+        """
+        like = self.stem.proj.weight
+        x = torch.randn(batch, self.in_chans, height, width, device=like.device, dtype=like.dtype)
+        times = torch.full((batch,), 500.0, device=like.device)
+        if not self.cfg.text_dim:
+            return x, times
+        return x, times, torch.randn(batch, tokens, self.cfg.text_dim, device=like.device, dtype=like.dtype)
 
     # timm's contract -------------------------------------------------------------------------------------------------
 
