@@ -238,9 +238,9 @@ _INTRODUCTION = """\
 # Model zoo
 
 Parameters and multiply-accumulates (MACs, of one image at the input size) are counted here by `tools/complexity.py`;
-beside them stand the published numbers; PT-DiT's input sizes are of latents. Accuracies are in per cent. Each says where
-it is from: *paper* and *repository* are the authors' own, *mmpretrain* was measured by OpenMMLab, and only *measured* was
-measured here.
+beside them stand the published numbers; PT-DiT's input sizes are of latents. Accuracies are in per cent. Each says
+where it is from: *paper* and *repository* are the authors' own, *mmpretrain* was measured by OpenMMLab, and only
+*measured* was measured here.
 
 A model whose weights have an address is made with `timm.create_model("van_b0.in1k", pretrained=True)`.
 """
