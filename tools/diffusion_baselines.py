@@ -1,0 +1,94 @@
+"""Diffusion transformers with full attention, of diffusers, for the tools that count and time models.
+
+    python tools/complexity.py ptdit_xl_text tools.diffusion_baselines:pixart_xl --img-size 128 --attention
+    python tools/benchmark.py ptdit_s_class --baseline tools.diffusion_baselines:dit_s --img-size 128 --batch-size 1
+
+``dit_*`` and ``pixart_*`` have the depth, width and heads of the PT-DiT of that size. ``pixart_xl`` is PixArt-alpha.
+Sizes are of latents, as PT-DiT's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SIZES = {"s": (288, 10, 6), "b": (640, 12, 10), "l": (864, 28, 12), "xl": (1152, 28, 16), "h": (1440, 30, 20)}
+TOKENS, TEXT_DIM = 120, 4096  # of a text, as PT-DiT's ``example_inputs``
+
+
+class Baseline(nn.Module):
+    """One of diffusers' transformers, called like PT-DiT. Its table of positions is made for the size that is set."""
+
+    def __init__(self, kind: str, size: str) -> None:
+        super().__init__()
+        self.kind, self.size = kind, size
+        self.set_input_size((32, 32))
+
+    def set_input_size(self, img_size: tuple[int, int]) -> None:
+        """Build the model for latents of this size.
+
+        Raises:
+            ValueError: If they are not square, which diffusers' DiT needs.
+        """
+        from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
+
+        if img_size[0] != img_size[1]:
+            raise ValueError(f"diffusers' DiT takes square latents only, got {img_size}")
+        dim, depth, heads = SIZES[self.size]
+        common = {"num_layers": depth, "num_attention_heads": heads, "attention_head_dim": dim // heads}
+        common |= {"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": img_size[0]}
+        if self.kind == "dit":
+            self.model = DiTTransformer2DModel(num_embeds_ada_norm=1000, **common)
+        else:
+            self.model = PixArtTransformer2DModel(
+                cross_attention_dim=dim, caption_channels=TEXT_DIM, use_additional_conditions=False, **common
+            )
+        self.pretrained_cfg = {"input_size": (4, *img_size)}
+
+    def example_inputs(self, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
+        """Random arguments of ``forward``: latents, times, and states of a text or classes."""
+        device = next(self.model.parameters()).device
+        x, times = torch.randn(batch, 4, height, width, device=device), torch.full((batch,), 500, device=device)
+        if self.kind == "dit":
+            return x, times, torch.zeros(batch, dtype=torch.long, device=device)
+        return x, times, torch.randn(batch, TOKENS, TEXT_DIM, device=device)
+
+    def forward(self, x: Tensor, times: Tensor, condition: Tensor) -> Tensor:
+        if self.kind == "dit":
+            return self.model(x, times, condition, return_dict=False)[0]
+        return self.model(x, condition, times, return_dict=False)[0]
+
+
+def dit_s() -> Baseline:
+    """DiT with the depth and width of ``ptdit_s_class``."""
+    return Baseline("dit", "s")
+
+
+def dit_b() -> Baseline:
+    """DiT with the depth and width of ``ptdit_b_class``."""
+    return Baseline("dit", "b")
+
+
+def dit_l() -> Baseline:
+    """DiT with the depth and width of ``ptdit_l_class``."""
+    return Baseline("dit", "l")
+
+
+def dit_xl() -> Baseline:
+    """DiT with the depth and width of ``ptdit_xl_text``: DiT-XL."""
+    return Baseline("dit", "xl")
+
+
+def pixart_b() -> Baseline:
+    """PixArt with the depth and width of ``ptdit_b_text``."""
+    return Baseline("pixart", "b")
+
+
+def pixart_l() -> Baseline:
+    """PixArt with the depth and width of ``ptdit_l_text``."""
+    return Baseline("pixart", "l")
+
+
+def pixart_xl() -> Baseline:
+    """PixArt with the depth and width of ``ptdit_xl_text``: PixArt-alpha."""
+    return Baseline("pixart", "xl")
