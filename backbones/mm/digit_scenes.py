@@ -51,7 +51,7 @@ def _background(photographs: list[np.ndarray], split: str, rng: Generator) -> np
 
 
 def _paste(scene: np.ndarray, scan: np.ndarray, taken: np.ndarray, rng: Generator) -> np.ndarray | None:
-    """Draw a scan into ``scene`` where ``taken`` (HEIGHT, WIDTH) is free; the digit's mask, None if there is no room."""
+    """Draw a scan into ``scene`` where ``taken`` (HEIGHT, WIDTH) is free; its mask, None if there is no room."""
     low, high = np.log(SIDES)
     for _ in range(20):
         side = int(np.exp(rng.uniform(low, high)))

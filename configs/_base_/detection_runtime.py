@@ -2,4 +2,4 @@
 _base_ = "./default_runtime.py"
 
 default_scope = "mmdet"
-visualizer = dict(type="DetLocalVisualizer", name="visualizer")
+visualizer = dict(type="DetLocalVisualizer")

@@ -2,4 +2,4 @@
 _base_ = "./default_runtime.py"
 
 default_scope = "mmseg"
-visualizer = dict(type="SegLocalVisualizer", name="visualizer")
+visualizer = dict(type="SegLocalVisualizer", alpha=0.6)

@@ -1,0 +1,8 @@
+"""Mask R-CNN on a LITv2 of 0.3 million parameters: digits on photographs, from scratch.
+Run: python tools/train.py configs/litv2/detection/litv2-test_mask-rcnn-fpn_1xb8-400i_digits-256x192.py"""
+
+_base_ = ["../../_base_/models/mask-rcnn_digits.py", "../../_base_/detection_digits.py"]
+
+model = dict(backbone=dict(model="test_litv2"), neck=dict(in_channels=[16, 32, 64, 96]))
+val_evaluator = dict(metric=["bbox", "segm"])
+test_evaluator = val_evaluator
