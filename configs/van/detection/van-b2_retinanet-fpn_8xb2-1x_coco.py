@@ -1,0 +1,6 @@
+"""VAN-B2 in RetinaNet, 12 epochs on COCO.  Source: arXiv:2202.09741 (paper: 44.9 box AP).  Here: not trained.
+Needs: 8 GPUs with 24 GB (estimate).  Run: as van-b0_retinanet-fpn_8xb2-1x_coco.py."""
+
+_base_ = "./van-b0_retinanet-fpn_8xb2-1x_coco.py"
+
+model = dict(backbone=dict(model="van_b2.in1k"), neck=dict(in_channels=[64, 128, 320, 512]))

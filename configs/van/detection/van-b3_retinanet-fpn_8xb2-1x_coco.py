@@ -1,0 +1,6 @@
+"""VAN-B3 in RetinaNet, 12 epochs on COCO.  Source: arXiv:2202.09741 (paper: 47.5 box AP).  Here: not trained.
+Needs: 8 GPUs with 32 GB (estimate).  Run: as van-b0_retinanet-fpn_8xb2-1x_coco.py."""
+
+_base_ = "./van-b0_retinanet-fpn_8xb2-1x_coco.py"
+
+model = dict(backbone=dict(model="van_b3.in1k", drop_path_rate=0.3), neck=dict(in_channels=[64, 128, 320, 512]))

@@ -1,0 +1,11 @@
+"""VAN-B4 in UPerNet, 160,000 iterations on ADE20K.  Source: arXiv:2202.09741 and the authors' segmentation code
+(paper: 52.2 mIoU at several scales).  Here: not trained.
+Needs: 8 GPUs with 40 GB (estimate).  Run: as van-b0_upernet_8xb2-160k_ade20k-512x512.py."""
+
+_base_ = "./van-b0_upernet_8xb2-160k_ade20k-512x512.py"
+
+model = dict(
+    backbone=dict(model="van_b4.in1k", drop_path_rate=0.4),
+    decode_head=dict(in_channels=[64, 128, 320, 512]),
+    auxiliary_head=dict(in_channels=320),
+)
