@@ -5,6 +5,7 @@ A config imports it: ``custom_imports = dict(imports=["backbones.mm"], allow_fai
 
 from .backbone import ZooBackbone
 from .compat import leave_out_multimodal_models
+from .diffusion import DiffusionTrainer, FlowLoss, LatentImages, SampleGridHook
 from .digit_scenes import build_digit_scenes, write_digit_scenes
 from .digits import build_digits, write_digits
 from .hooks import (
@@ -27,10 +28,14 @@ __all__ = [
     "BFloat16OptimWrapper",
     "CheckDataHook",
     "CheckSpaceHook",
+    "DiffusionTrainer",
     "FiniteLossHook",
+    "FlowLoss",
+    "LatentImages",
     "LayerDecayConstructor",
     "LearningCurveHook",
     "RunStopped",
+    "SampleGridHook",
     "SeedHook",
     "SeededDataset",
     "SeededSampler",
