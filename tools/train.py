@@ -2,7 +2,7 @@
 
     python tools/train.py configs/van/classification/van-test_1xb32-20e_digits-64px.py
     python tools/train.py CONFIG --resume                        # goes on after the last checkpoint in the work folder
-    torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch
+    torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch [--sharded]
 
 The work folder receives the log, numbers for TensorBoard, checkpoints that are complete or absent, and
 learning_curve.png. docs/long_runs.md says more.
@@ -63,6 +63,15 @@ def prepare(args: argparse.Namespace) -> Config:
             raise ValueError(f"--ema {args.ema}: the newest weights' share is between 0 and 1, 0.0002 for example")
         others = [hook for hook in cfg.get("custom_hooks", []) if hook["type"] != "EMAHook"]
         cfg.custom_hooks = [*others, dict(type="EMAHook", momentum=args.ema)]
+    if args.sharded:
+        if args.launcher == "none":
+            raise ValueError(
+                "--sharded divides a model among processes: start them with torchrun and --launcher pytorch"
+            )
+        if args.amp == "float16":
+            raise ValueError("--sharded does not scale losses: use --amp bfloat16")
+        if any(hook["type"] == "EMAHook" for hook in cfg.get("custom_hooks", [])):
+            raise ValueError("--sharded: no process has all weights to average, leave EMAHook out of custom_hooks")
     if args.resume:
         cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == "auto" else args.resume
         cfg.resume = cfg.load_from is not None
@@ -94,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the real batch size")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides: KEY=VALUE ...")
     parser.add_argument("--launcher", choices=["none", "pytorch"], default="none")
+    parser.add_argument("--sharded", action="store_true", help="divide parameters and their moments among processes")
     args = parser.parse_args(argv)
 
     try:
@@ -106,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     keep_freed_memory()  # every iteration allocates the same tensors
     try:
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, args.sharded)
         for warning in warnings:
             print_log(warning, "current", "WARNING")
         if args.compile:

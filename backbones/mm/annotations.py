@@ -65,10 +65,10 @@ def check_coco(file: str | os.PathLike, classes: Sequence[str], images: str | os
         _, width, height = shapes[image]
         if names.get(category) not in wanted:
             odd["objects of other classes are left out"] += 1
-        elif min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-            odd["objects outside their image are left out"] += 1
         elif w < 1 or h < 1 or entry.get("area", w * h) <= 0:
             odd["objects without area are left out"] += 1
+        elif min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+            odd["objects outside their image are left out"] += 1
         else:
             used.add(image)
             if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -203,9 +205,15 @@ def read_scalars(work_dir: str | os.PathLike) -> tuple[dict[int, float], dict[st
     return losses, metrics
 
 
+def drawn_metrics(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are about all objects: COCO's evaluation repeats itself for three ranges of size."""
+    return [name for name in names if not re.search(r"_mAP_[sml]$", name)]
+
+
 def draw_learning_curve(work_dir: str | os.PathLike) -> Path | None:
     """Write ``learning_curve.png`` from what the run has logged; None while there is nothing to draw."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     losses, metrics = read_scalars(work_dir)
     if not losses and not metrics:
@@ -214,13 +222,14 @@ def draw_learning_curve(work_dir: str | os.PathLike) -> Path | None:
     left, right = figure.subplots(1, 2)
     left.plot(list(losses), list(losses.values()))
     left.set(title="training loss", xlabel="iteration", yscale="log")
-    for name, points in metrics.items():
-        right.plot(list(points), list(points.values()), marker=".", label=name)
+    for name in drawn_metrics(metrics):
+        right.plot(list(metrics[name]), list(metrics[name].values()), marker=".", label=name)
     right.set(title="validation", xlabel="epoch or iteration")
     if metrics:
         right.legend(fontsize="small")
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     path = Path(work_dir) / "learning_curve.png"
     figure.savefig(path, dpi=120)
     return path

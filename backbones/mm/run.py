@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed, sync_random_seed
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
 from backbones.mm.annotations import check_coco
 from backbones.mm.backbone import ZooBackbone
 from backbones.mm.seeding import seed_dataloader
+from backbones.mm.sharding import ShardedRunner
 from backbones.weights import convert_state_dict, read_checkpoint
 
 __all__ = [
@@ -36,6 +37,7 @@ HINTS = {
     "{root}/train/<class>/*.JPEG and {root}/val/<class>/*.JPEG",
     "CocoDataset": "COCO 2017 is at cocodataset.org; unpack train2017.zip, val2017.zip and "
     "annotations_trainval2017.zip in {root}",
+    "LatentImages": "tools/encode_latents.py writes it from a folder of images",
     "ADE20KDataset": "ADE20K is at data.csail.mit.edu/places/ADEchallenge; unpack ADEChallengeData2016.zip so that "
     "{root} has images and annotations",
 }
@@ -82,6 +84,8 @@ def check_config(cfg: Config, training: bool = True) -> list[str]:
     model = cfg.model
     if model.get("backbone", {}).get("type") == "ZooBackbone":
         _check_model(model, cfg.get("data_preprocessor"))
+    if model.get("type") == "DiffusionTrainer":
+        _check_generator(model)
     for name in ("train_dataloader", "val_dataloader") if training else ("test_dataloader",):
         if cfg.get(name):
             for path, dataset in _leaf_datasets(cfg[name].dataset, f"{name}.dataset"):
@@ -142,6 +146,14 @@ def _check_model(model: Config, data_preprocessor: Config | None = None) -> None
             index = head.get("in_index", -1)
             if isinstance(index, int) and index < len(widths):
                 _check_widths(f"{name}.in_channels", reads, {widths[index]}, source)
+
+
+def _check_generator(model: Config) -> None:
+    with torch.device("meta"):
+        try:
+            MODELS.get(model.type)(**{key: value for key, value in model.items() if key != "type"})
+        except (KeyError, TypeError) as error:  # an option that does not exist, or a model without a name
+            raise ValueError(f"model: {error}") from error
 
 
 def _check_widths(name: str, found: int | list[int] | None, given: list[int] | set[int], source: str) -> None:
@@ -298,10 +310,14 @@ def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
     return max(found)[1] if found else None
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, sharded: bool = False) -> Runner:
     """MMEngine's runner, whose training can be repeated and resumed to the bit (see :mod:`backbones.mm.seeding`).
 
     Distributed without a GPU, it talks through gloo.
+
+    Args:
+        cfg: config of the run.
+        sharded: divide the model among the processes.
     """
     if cfg.get("launcher", "none") != "none" and not is_distributed():
         if torch.cuda.is_available():
@@ -315,7 +331,7 @@ def build_runner(cfg: Config) -> Runner:
         cfg.randomness.seed = sync_random_seed()
     if cfg.get("train_dataloader"):
         seed_dataloader(cfg.train_dataloader, cfg.randomness.seed)
-    return Runner.from_cfg(cfg)
+    return (ShardedRunner if sharded else Runner).from_cfg(cfg)
 
 
 def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
