@@ -16,10 +16,10 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup
 TIMM_SUITE := OMP_NUM_THREADS=1 $(PY) tests/timm_suite/run.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lint check test timm-suite timm-suite-ci
+.PHONY: help demo demo-detection demo-segmentation demo-generation lint check test timm-suite timm-suite-ci
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # Everything but the OpenMMLab packages that need compiled operators.
 $(VENV)/.light: $(PACKAGING)
@@ -38,6 +38,15 @@ $(VENV)/.full: $(VENV)/.light
 
 demo: $(VENV)/.light ## train, evaluate and predict on real images in a few minutes; prints the pictures' paths
 	@$(PY) tools/demo.py
+
+demo-detection: $(VENV)/.full ## the same with boxes and masks
+	@$(PY) tools/demo_dense.py detection
+
+demo-segmentation: $(VENV)/.full ## the same with a class for every pixel
+	@$(PY) tools/demo_dense.py segmentation
+
+demo-generation: $(VENV)/.light ## train a generator of digits, draw 200 and let a classifier read them
+	@$(PY) tools/demo_generation.py
 
 lint: $(VENV)/.light ## ruff, formatting, types, the model zoo page
 	$(PY) -m ruff check .

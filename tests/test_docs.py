@@ -1,7 +1,8 @@
 """README, CONTRIBUTING and the pages of docs/: every python block runs, every command and link is right.
 
 A block behind ``<!-- downloads weights -->`` runs too, without loading them; ``<!-- reads flowers -->`` gives it a
-small folder of that name. Blocks with ``_base_`` are configs: MMEngine reads them, and the one about flowers trains.
+small folder of that name. Blocks with ``_base_`` are configs: MMEngine reads them, and those about flowers and meters
+train.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from backbones.layers import set_fast_kernels
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"((?:^<!--.*-->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMENTS = {"downloads weights", "reads flowers", "a config that reads flowers"}
+COMMENTS = {"downloads weights", "reads flowers", "a config that reads flowers", "a config that reads meters"}
 
 
 def blocks(language: str) -> list[tuple[str, str, list[str]]]:
@@ -120,6 +121,45 @@ def test_the_config_for_flowers_trains(folder: Path) -> None:
     options = ["model.backbone.model=test_van", "model.backbone.pretrained=False", "train_cfg.max_epochs=2"]
     train.main(["flowers.py", "--work-dir", "work", "--cfg-options", *options])
     assert (folder / "work" / "epoch_2.pth").exists()
+
+
+@pytest.mark.mm
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "part"), [("meters.py", "roi_head"), ("dials.py", "decode_head")])
+def test_the_configs_for_meters_train_and_predict(name: str, part: str, folder: Path) -> None:
+    """As the page says, with a tiny model and small images instead of a long run."""
+    from backbones.mm.digit_scenes import write_digit_scenes
+    from tools import predict, test, train
+
+    write_digit_scenes("meters", train=4, val=2)
+    (text,) = (text for _, text, comments in CONFIGS if "a config that reads meters" in comments and part in text)
+    Path(name).write_text(text)
+    options = {
+        "model.backbone.model": "test_van",
+        "model.backbone.pretrained": False,
+        "model.neck.in_channels": "[16,32,48,64]",
+        "train_dataloader.batch_size": 2,
+        "default_hooks.checkpoint.interval": 2,
+    }
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        options |= {f"{loader}.num_workers": 0, f"{loader}.persistent_workers": False}
+    if part == "roi_head":
+        resize, size, steps, checkpoint = 2, "(192,144)", {"train_cfg.max_epochs": 2}, "epoch_2.pth"
+    else:
+        resize, size, steps, checkpoint = 2, "(512,128)", {"train_cfg.max_iters": 2}, "iter_2.pth"
+        options |= {
+            "train_dataloader.dataset.pipeline.3.crop_size": "(96,96)",
+            "model.data_preprocessor.size": "(96,96)",
+        }
+    options |= {"train_cfg.val_interval": 2, f"train_dataloader.dataset.pipeline.{resize}.scale": size}
+    options |= {f"{loader}_dataloader.dataset.pipeline.1.scale": size for loader in ("val", "test")} | steps
+    changes = ["--cfg-options", *(f"{key}={value}" for key, value in options.items())]
+    train.main([name, "--work-dir", "work", "--auto-scale-lr", *changes])
+    resolved = f"work/{name}"  # with the changes
+    assert all(-1 <= value <= 100 for value in test.main([resolved, f"work/{checkpoint}"]).values())
+    command = ["meters/images/val", "--config", resolved, "--checkpoint", f"work/{checkpoint}", "--out-dir", "out"]
+    assert predict.main(command) == 0
+    assert sorted(path.name for path in Path("out/pictures").iterdir()) == ["0000.jpg.png", "0001.jpg.png"]
 
 
 # Commands and links --------------------------------------------------------------------------------------------------

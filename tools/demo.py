@@ -65,11 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     checkpoint = (work_dir / "last_checkpoint").read_text()
     resolved = work_dir / config.name  # the config as it was run, overrides included
-    predictor, classes = predict.load_mm(str(resolved), checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    trained = predict.load_mm(str(resolved), checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+    classes = trained.meta["classes"]
     data_root = load_config(resolved).val_dataloader.dataset.data_root
     files = list_images(Path(data_root, "val"))
     truth = torch.tensor([classes.index(Path(file).parent.name) for file in files])
-    scores, predicted = predict.run(predictor, files).max(1)
+    scores, predicted = predict.run(trained.probabilities, files).max(1)
     right = predicted == truth
 
     matrix = torch.zeros(len(classes), len(classes), dtype=torch.long)

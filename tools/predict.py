@@ -1,22 +1,28 @@
-"""Name what is in images.
+"""Name what is in images, or draw it: boxes, masks, segmentation.
 
     python tools/predict.py photos/ --model van_b0.in1k
     python tools/predict.py "photos/**/*.jpg" --config CONFIG --checkpoint work_dirs/NAME/epoch_20.pth
 
-Prints the most probable classes as a table and writes predictions.json and predictions.png. Files that cannot be read
-are named and skipped; then the exit status is 1.
+A classifier's most probable classes are printed as a table. With the config of a detector or a segmentation model, each
+image is drawn into the folder pictures/, and a label map goes to maps/. predictions.json has all results,
+predictions.png the first pictures at a glance. Files that cannot be read are named and skipped; then the exit status
+is 1.
 """
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 if __package__ in (None, ""):  # run as a script, Python looks for modules beside the script only
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,28 +53,50 @@ def load_timm(model: str, device: str) -> tuple[Predictor, list[str]]:
     return predict, names
 
 
-def load_mm(config: str, checkpoint: str, device: str) -> tuple[Predictor, list[str]]:
-    """Predictor and class names of a classifier trained by tools/train.py, with its config's test pipeline."""
-    from mmengine.dataset import Compose, pseudo_collate
+@dataclass(frozen=True)
+class Trained:
+    """A model that tools/train.py has trained, with its config; called with files, it gives OpenMMLab data samples."""
+
+    cfg: Any
+    net: nn.Module
+    meta: dict  # of the data it was trained on: classes, palette
+    pipeline: Callable[[dict], dict]
+
+    @property
+    def is_classifier(self) -> bool:
+        return self.cfg.default_scope == "mmpretrain"
+
+    def __call__(self, files: Sequence[str]) -> list:
+        from mmengine.dataset import pseudo_collate
+
+        return self.net.test_step(pseudo_collate([self.pipeline({"img_path": file}) for file in files]))
+
+    def probabilities(self, files: list[str]) -> Tensor:
+        """A classifier's probabilities (files, classes)."""
+        return torch.stack([sample.pred_score for sample in self(files)])
+
+
+def load_mm(config: str, checkpoint: str, device: str) -> Trained:
+    """A model of any task, with its config's test pipeline.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or the checkpoint does not fit the config.
+    """
+    from mmengine.dataset import Compose
     from mmengine.registry import MODELS, init_default_scope
 
     from backbones.mm.run import load_config, load_weights
 
     cfg = load_config(config)
-    init_default_scope(cfg.get("default_scope", "mmpretrain"))
+    init_default_scope(cfg.setdefault("default_scope", "mmpretrain"))
     cfg.model.backbone.pretrained = False
     cfg.model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
     net = MODELS.build(cfg.model)
-    meta = load_weights(net, checkpoint)
+    meta = load_weights(net, checkpoint).get("dataset_meta") or {}
     net.eval().to(device)
-    pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
-    classes = (meta.get("dataset_meta") or {}).get("classes")
-
-    def predict(files: list[str]) -> Tensor:
-        samples = net.test_step(pseudo_collate([pipeline({"img_path": file}) for file in files]))
-        return torch.stack([sample.pred_score for sample in samples])
-
-    return predict, list(classes or [])
+    # new images have no annotations
+    steps = [step for step in cfg.test_dataloader.dataset.pipeline if not step["type"].endswith("Annotations")]
+    return Trained(cfg, net, meta, Compose(steps))
 
 
 def run(predict: Predictor, files: Sequence[str], batch_size: int = 32) -> Tensor:
@@ -84,21 +112,107 @@ def run(predict: Predictor, files: Sequence[str], batch_size: int = 32) -> Tenso
     return torch.cat(scores)
 
 
-def draw(files: Sequence[str], titles: Sequence[str], path: str | Path, colours: Sequence[str] | None = None) -> None:
-    """Write a grid of at most ``ROWS`` images, each under its title."""
+def draw(
+    files: Sequence[str | Path],
+    titles: Sequence[str],
+    path: str | Path,
+    colours: Sequence[str] | None = None,
+    columns: int = 8,
+) -> None:
+    """Write a grid of at most ``ROWS`` images, each under its title; the fewer ``columns``, the larger they are."""
     from matplotlib.figure import Figure
 
     files = files[:ROWS]
-    columns = min(8, len(files))
+    images = []
+    for file in files:
+        with Image.open(file) as image:
+            images.append(image.convert("RGB"))
+    width = 12.8 / columns  # inches
+    height = width * max(image.height / image.width for image in images) if columns < 8 else width
+    columns = min(columns, len(files))
     rows = -(-len(files) // columns)
-    figure = Figure(figsize=(1.6 * columns + 0.2, 1.9 * rows + 0.2), layout="constrained")
+    figure = Figure(figsize=(width * columns + 0.2, (height + 0.3) * rows + 0.2), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
-    for i, (axes, file) in enumerate(zip(figure.axes, files)):
-        with Image.open(file) as image:
-            axes.imshow(image.convert("RGB"))
+    for i, (axes, image) in enumerate(zip(figure.axes, images)):
+        axes.imshow(image)
         axes.set_title(textwrap.fill(titles[i], 24), fontsize=8, color=colours[i] if colours else "black")
     figure.savefig(path, dpi=120)
+
+
+def draw_sample(trained: Trained, file: str, sample: Any, path: str | Path, score_thr: float) -> None:
+    """Draw boxes, masks or a segmentation over the image with the library's visualizer; truth, if any, on the left."""
+    import mmcv
+    from mmengine.registry import VISUALIZERS
+
+    options = {key: value for key, value in trained.cfg.visualizer.items() if key != "vis_backends"}
+    visualizer = VISUALIZERS.build(dict(options, name="predict"))
+    visualizer.dataset_meta = trained.meta
+    image = mmcv.imread(file, channel_order="rgb")
+    threshold = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
+    visualizer.add_datasample("", image, sample, out_file=str(path), **threshold)
+
+
+def describe_sample(sample: Any, classes: Sequence[str], score_thr: float, map_path: Path) -> dict[str, Any]:
+    """What goes into predictions.json: instances, or the label map (written to ``map_path``) and each class's share."""
+    if "pred_instances" in sample:
+        from pycocotools.mask import encode
+
+        found = sample.pred_instances[sample.pred_instances.scores > score_thr].cpu().numpy()
+        instances = [
+            {"class": classes[label], "score": round(float(score), 4), "box": [round(float(v), 1) for v in box]}
+            for label, score, box in zip(found.labels, found.scores, found.bboxes)
+        ]
+        for instance, mask in zip(instances, found.get("masks", ())):
+            rle = encode(np.asfortranarray(mask.astype(np.uint8)))
+            instance["mask"] = {"size": rle["size"], "counts": rle["counts"].decode()}
+        return {"instances": instances}
+    labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+    map_path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels).save(map_path)
+    numbers, counts = np.unique(labels, return_counts=True)
+    shares = {classes[i]: round(n / labels.size, 4) for i, n in zip(numbers, counts.tolist())}
+    return {"map": str(map_path), "shares": shares}
+
+
+def run_dense(trained: Trained, files: Sequence[str], out_dir: Path, score_thr: float) -> tuple[list[dict], list[Path]]:
+    """Predict, draw and describe images one by one, as their sizes may differ; entries of the report, and pictures."""
+    from tqdm import tqdm
+
+    entries, pictures = [], []
+    root = Path(os.path.commonpath([Path(file).parent for file in files]))
+    for file in tqdm(files, unit="image", disable=None):
+        name = f"{Path(file).relative_to(root)}.png"
+        with torch.inference_mode():
+            (sample,) = trained([file])
+        entries.append(
+            {"file": file, **describe_sample(sample, trained.meta["classes"], score_thr, out_dir / "maps" / name)}
+        )
+        pictures.append(out_dir / "pictures" / name)
+        pictures[-1].parent.mkdir(parents=True, exist_ok=True)
+        draw_sample(trained, file, sample, pictures[-1], score_thr)
+    return entries, pictures
+
+
+def run_classifier(
+    predict: Predictor, classes: Sequence[str], files: Sequence[str], out_dir: Path, topk: int, batch_size: int
+) -> list[dict]:
+    """Predict, print a table and draw it; entries of the report."""
+    scores = run(predict, files, batch_size)
+    classes = classes or [str(i) for i in range(scores.shape[1])]
+    k = min(topk, scores.shape[1])
+    values, indices = scores.topk(k)
+    entries = [
+        {"file": file, "top": [{"class": classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids)]}
+        for file, ps, ids in zip(files, values.tolist(), indices.tolist())
+    ]
+    cells = [[f"{t['class']} {t['probability']:.1%}" for t in entry["top"]] for entry in entries]
+    rows = [[file, *row] for file, row in zip(files[:ROWS], cells)]
+    print(format_table(["file", *(f"top-{i + 1}" for i in range(k))], rows))
+    if len(files) > ROWS:
+        print(f"... and {len(files) - ROWS} more in predictions.json")
+    draw(files, [row[0] for row in cells], out_dir / "predictions.png")
+    return entries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,8 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="pretrained model or tag, such as van_b0.in1k")
     parser.add_argument("--config", help="config of a model trained here")
     parser.add_argument("--checkpoint", help="file or URL that goes with --config")
-    parser.add_argument("--topk", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--topk", type=int, default=5, help="classes of a classifier")
+    parser.add_argument("--batch-size", type=int, default=32, help="of a classifier; other tasks take image by image")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are left out")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/predict"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
@@ -126,29 +241,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.model:
             predict, classes = load_timm(args.model, args.device)
         else:
-            predict, classes = load_mm(args.config, args.checkpoint, args.device)
+            trained = load_mm(args.config, args.checkpoint, args.device)
+            predict, classes = trained.probabilities, trained.meta.get("classes", ())
+            if not trained.is_classifier and not classes:
+                raise ValueError("it names no classes (dataset_meta), which a checkpoint of tools/train.py does")
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: timm, where a name has no weights
         sys.exit(f"error: cannot predict with {args.model or args.checkpoint}: {error}")
 
-    scores = run(predict, files, args.batch_size) if files else torch.zeros(0, 1)
-    classes = classes or [str(i) for i in range(scores.shape[1])]
-    k = min(args.topk, scores.shape[1])
-    values, indices = scores.topk(k)
-    results = [
-        {"file": file, "top": [{"class": classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids)]}
-        for file, ps, ids in zip(files, values.tolist(), indices.tolist())
-    ]
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    report = {"model": args.model or args.config, "predictions": results, "skipped": bad}
-    (args.out_dir / "predictions.json").write_text(json.dumps(report, indent=1) + "\n")
-    if results:
-        cells = [[f"{t['class']} {t['probability']:.1%}" for t in result["top"]] for result in results]
-        rows = [[file, *row] for file, row in zip(files[:ROWS], cells)]
-        print(format_table(["file", *(f"top-{i + 1}" for i in range(k))], rows))
-        if len(files) > ROWS:
-            print(f"... and {len(files) - ROWS} more in predictions.json")
-        draw(files, [row[0] for row in cells], args.out_dir / "predictions.png")
-        print(f"\n{args.out_dir / 'predictions.png'}\n{args.out_dir / 'predictions.json'}")
+    report, picture = args.out_dir / "predictions.json", args.out_dir / "predictions.png"
+    entries: list[dict] = []
+    if files and (args.model or trained.is_classifier):
+        entries = run_classifier(predict, classes, files, args.out_dir, args.topk, args.batch_size)
+    elif files:
+        entries, pictures = run_dense(trained, files, args.out_dir, args.score_thr)
+        draw(pictures, [Path(file).name for file in files], picture, columns=4)
+    content = {"model": args.model or args.config, "predictions": entries, "skipped": bad}
+    report.write_text(json.dumps(content, indent=1) + "\n")
+    if entries:
+        print(f"\n{picture}\n{report}")
     for file, reason in bad.items():
         print(f"skipped {file}: {reason}", file=sys.stderr)
     return 1 if bad else 0

@@ -20,7 +20,7 @@ from backbones.mm.digits import complete_or_absent, read_scans
 __all__ = ["CLASSES", "PALETTE", "build_digit_scenes", "write_digit_scenes"]
 
 WIDTH, HEIGHT = 384, 288
-SIDES = 48, 144  # pixels of a pasted scan
+SIDES = 48, 128  # pixels of a pasted scan
 TRAINING_COLUMNS = 0.6  # share of a photograph's width
 CLASSES = tuple("0123456789")
 # matplotlib's tab10
@@ -75,7 +75,7 @@ def _paste(scene: np.ndarray, scan: np.ndarray, taken: np.ndarray, rng: Generato
 def write_digit_scenes(
     root: str | os.PathLike = "data/digit_scenes", train: int = 800, val: int = 100, seed: int = 0
 ) -> Path:
-    """Write scenes of three to six digits, 384x288 pixels, for detection and segmentation; return ``root``.
+    """Write scenes of up to nine digits, 384x288 pixels, for detection and segmentation; return ``root``.
 
     ``images/{train,val}/*.jpg``; ``annotations/{train,val}.json`` in COCO's format with boxes and run-length masks, the
     category ids are the digits; ``maps/{train,val}/*.png`` with 0 for background and digit + 1.
@@ -106,7 +106,7 @@ def write_digit_scenes(
                 scene = _background(photographs, split, rng)
                 taken = np.zeros((HEIGHT, WIDTH), dtype=bool)
                 labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-                for number in rng.choice(len(scans), rng.integers(3, 7), replace=False):
+                for number in rng.choice(len(scans), rng.integers(5, 10), replace=False):
                     _, scan, digit = scans[number]
                     mask = _paste(scene, scan, taken, rng)
                     if mask is None:

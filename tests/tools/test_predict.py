@@ -14,6 +14,8 @@ from backbones.mm import run
 from tools import predict
 
 ROOT = Path(__file__).resolve().parents[2]
+DETECTION = str(ROOT / "configs/litv2/detection/litv2-test_mask-rcnn-fpn_1xb8-400i_digits-256x192.py")
+SEGMENTATION = str(ROOT / "configs/van/segmentation/van-test_semfpn_1xb8-400i_digits-256x192.py")
 CONFIG = str(ROOT / "configs/van/classification/van-test_1xb32-20e_digits-64px.py")
 
 
@@ -26,14 +28,18 @@ def photos(tmp_path):
     return folder
 
 
+def save_untrained(config: str, path: Path, **meta) -> Path:
+    cfg = run.load_config(config)
+    torch.manual_seed(0)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    torch.save({"state_dict": model.state_dict(), "meta": {"dataset_meta": meta}}, path)
+    return path
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    init_default_scope("mmpretrain")
-    model = MODELS.build(run.load_config(CONFIG).model)
-    path = tmp_path / "epoch_1.pth"
-    torch.save({"state_dict": model.state_dict(), "meta": {"dataset_meta": {"classes": tuple("abcdefghij")}}}, path)
-    return path
+    return save_untrained(CONFIG, tmp_path / "epoch_1.pth", classes=tuple("abcdefghij"))
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def test_config_and_checkpoint(photos, checkpoint, tmp_path, capsys):
 @pytest.mark.mm
 def test_probabilities_are_the_models(photos, checkpoint):
     """The path through MMPretrain equals preprocessing by hand and timm's model."""
-    scores = predict.run(predict.load_mm(CONFIG, str(checkpoint), "cpu")[0], predict.list_images(photos), batch_size=2)
+    scores = predict.run(predict.load_mm(CONFIG, str(checkpoint), "cpu").probabilities, predict.list_images(photos), 2)
     model = timm.create_model("test_van", num_classes=10).eval()
     model.load_state_dict(backbones.weights.convert_state_dict(torch.load(checkpoint), model))
     for file, score in zip(predict.list_images(photos), scores):
@@ -124,3 +130,81 @@ def test_model_and_config_exclude_each_other(capsys):
         with pytest.raises(SystemExit):
             predict.main(["a.png", *arguments])
         assert "give either --model" in capsys.readouterr().err
+
+
+# Boxes, masks, segmentation -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed_sizes(photos):
+    """Photographs of several sizes, below a folder, one of them a second time under another ending, one broken."""
+    (photos / "below").mkdir()
+    Image.effect_noise((200, 90), 80).convert("RGB").save(photos / "below" / "1.jpg")
+    Image.effect_noise((61, 48), 80).convert("RGB").save(photos / "1.png")
+    (photos / "empty.png").touch()
+    return photos
+
+
+PICTURES = ["0.jpg.png", "1.jpg.png", "1.png.png", "2.jpg.png", "below/1.jpg.png"]
+
+
+@pytest.mark.mm
+def test_boxes_and_masks_are_drawn(mixed_sizes, tmp_path, capsys):
+    from pycocotools.mask import decode
+
+    classes = tuple("abcdefghij")
+    checkpoint = save_untrained(DETECTION, tmp_path / "iter_1.pth", classes=classes)
+    arguments = [str(mixed_sizes), "--config", DETECTION, "--checkpoint", str(checkpoint)]
+    results = {}
+    for threshold in ("0.05", "0.11"):  # of ten classes and background, an untrained model gives each a tenth
+        out = tmp_path / threshold
+        assert predict.main([*arguments, "--out-dir", str(out), "--score-thr", threshold]) == 1
+        report = json.loads((out / "predictions.json").read_text())
+        assert [Path(file).name for file in report["skipped"]] == ["empty.png"]
+        assert [str(p.relative_to(out / "pictures")) for p in sorted(out.rglob("pictures/**/*.png"))] == PICTURES
+        results[threshold] = report["predictions"]
+    found = [instance for entry in results["0.05"] for instance in entry["instances"]]
+    kept = [instance for entry in results["0.11"] for instance in entry["instances"]]
+    assert len(found) > 5 and kept == [instance for instance in found if instance["score"] > 0.11]
+    for entry in results["0.05"]:
+        with (
+            Image.open(entry["file"]) as image,
+            Image.open(
+                tmp_path / "0.05" / "pictures" / f"{Path(entry['file']).relative_to(mixed_sizes)}.png"
+            ) as picture,
+        ):
+            assert picture.size == image.size
+            changed = (torch.tensor(list(image.convert("RGB").getdata())) - torch.tensor(list(picture.getdata()))).abs()
+            assert bool(entry["instances"]) == bool((changed > 40).any())
+            for instance in entry["instances"]:
+                x0, y0, x1, y1 = instance["box"]
+                assert 0 <= x0 <= x1 <= image.width and 0 <= y0 <= y1 <= image.height
+                assert instance["class"] in classes and decode(instance["mask"]).shape == image.size[::-1]
+    assert (tmp_path / "0.05" / "predictions.png").stat().st_size > 5000
+    assert "skipped" in capsys.readouterr().err
+
+
+@pytest.mark.mm
+def test_segmentation_is_drawn(mixed_sizes, tmp_path):
+    classes = ("background", *"abcdefghij")
+    palette = [(20 * i, 255 - 20 * i, 100) for i in range(11)]
+    checkpoint = save_untrained(SEGMENTATION, tmp_path / "iter_1.pth", classes=classes, palette=palette)
+    out = tmp_path / "out"
+    arguments = [str(mixed_sizes), "--config", SEGMENTATION, "--checkpoint", str(checkpoint), "--out-dir", str(out)]
+    assert predict.main(arguments) == 1
+    for entry, name in zip(json.loads((out / "predictions.json").read_text())["predictions"], PICTURES):
+        assert entry["map"] == str(out / "maps" / name)
+        with Image.open(entry["file"]) as image, Image.open(entry["map"]) as labels:
+            assert labels.size == image.size
+            counts = {classes[value]: count / (image.width * image.height) for count, value in labels.getcolors()}
+            assert entry["shares"] == pytest.approx(counts, abs=1e-4)
+            with Image.open(out / "pictures" / name) as picture:
+                assert picture.size == image.size
+    assert (out / "predictions.png").exists()
+
+
+@pytest.mark.mm
+def test_checkpoint_without_class_names(photos, tmp_path):
+    checkpoint = save_untrained(SEGMENTATION, tmp_path / "a.pth")
+    with pytest.raises(SystemExit, match="error: .*a.pth: it names no classes"):
+        predict.main([str(photos), "--config", SEGMENTATION, "--checkpoint", str(checkpoint)])
