@@ -41,6 +41,107 @@ def test_first_of_several_necks_is_checked():
         run.check_config(Config(dict(model=model)))
 
 
+def heads(**parts) -> ConfigDict:
+    backbone = dict(type="ZooBackbone", model="test_van", out_indices=(0, 1, 2, 3))
+    return ConfigDict(backbone=backbone, **parts)
+
+
+FPN = dict(type="FPN", in_channels=WIDTHS, out_channels=64, num_outs=5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            dict(neck=FPN, rpn_head=dict(in_channels=256)),
+            r"rpn_head.in_channels is 256, but neck gives 64: write rpn_h",
+        ),
+        (dict(neck=FPN, bbox_head=dict(in_channels=256)), r"write bbox_head=dict\(in_channels=64\)"),
+        (
+            dict(neck=FPN, decode_head=dict(in_channels=[256] * 4, in_index=[0, 1, 2, 3])),
+            r"in_channels=\[64, 64, 64, 64\]",
+        ),
+        (
+            dict(auxiliary_head=[dict(in_channels=WIDTHS[2], in_index=2), dict(in_channels=99, in_index=1)]),
+            rf"model.auxiliary_head\[1\].in_channels is 99, but test_van .* gives {WIDTHS[1]}",
+        ),
+        (
+            dict(neck=dict(type="mmseg.Feature2Pyramid", embed_dim=64)),
+            r"neck.embed_dim is 64, but test_van .* gives \[16,",
+        ),
+    ],
+)
+def test_wrong_widths_of_heads_are_named(parts, message):
+    with pytest.raises(ValueError, match=message):
+        run.check_config(Config(dict(model=heads(**parts))))
+
+
+def test_right_widths_of_heads_pass():
+    two_stages = dict(rpn_head=dict(in_channels=64), roi_head=dict(bbox_head=dict(in_channels=64)))
+    run.check_config(Config(dict(model=heads(neck=FPN, **two_stages))))
+    decoders = dict(
+        decode_head=dict(in_channels=WIDTHS, in_index=[0, 1, 2, 3]),
+        auxiliary_head=dict(in_channels=WIDTHS[2], in_index=2),
+    )
+    run.check_config(Config(dict(model=heads(**decoders))))
+
+
+@pytest.mark.parametrize(
+    ("parts", "place"),
+    [
+        (dict(bbox_head=dict(num_classes=7)), "bbox_head"),
+        (dict(decode_head=dict(num_classes=80), auxiliary_head=[dict(num_classes=7)]), r"auxiliary_head\[0\]"),
+        (dict(roi_head=dict(bbox_head=[dict(num_classes=80), dict(num_classes=7)])), r"roi_head.bbox_head\[1\]"),
+        (dict(roi_head=dict(bbox_head=dict(num_classes=80), mask_head=dict(num_classes=7))), "roi_head.mask_head"),
+    ],
+)
+def test_class_counts_of_heads_are_those_of_the_data(parts, place):
+    parts["rpn_head"] = dict(num_classes=1)
+    with pytest.raises(ValueError, match=rf"model.{place}.num_classes is 7, but COCO has 80 .*set model.{place}.num_c"):
+        run.check_class_counts(heads(**parts), 80, "COCO")
+    run.check_class_counts(classifier(num_classes=80), 80, "COCO")
+    with pytest.raises(ValueError, match="model.backbone.num_classes is 10"):
+        run.check_class_counts(classifier(), 80, "COCO")
+
+
+def test_known_data_sets_are_compared_before_they_are_read(tmp_path):
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+    prefix = dict(img_path="images", seg_map_path="annotations")
+    dataset = dict(type="ADE20KDataset", data_root=str(tmp_path), data_prefix=prefix)
+    cfg = dict(
+        default_scope="mmseg", model=heads(decode_head=dict(num_classes=19)), val_dataloader=dict(dataset=dataset)
+    )
+    with pytest.raises(ValueError, match=r"num_classes is 19, but val_dataloader.dataset \(ADE20KDataset\) has 150"):
+        run.check_config(Config(cfg))
+    dataset["metainfo"] = dict(classes=[str(i) for i in range(19)])
+    run.check_config(Config(cfg))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            dict(logger=dict(log_metric_by_epoch=True), checkpoint=dict(by_epoch=False)),
+            "logger.log_metric_by_epoch is True",
+        ),
+        (dict(checkpoint=dict(by_epoch=True)), "iterations: set default_hooks.checkpoint.by_epoch=False"),
+        (dict(checkpoint=dict(by_epoch=False, max_keep_ckpts=1)), "max_keep_ckpts is 1, .*keep 2 or more"),
+    ],
+)
+def test_checkpoints_are_counted_as_training_is(options, message):
+    cfg = dict(model=classifier(), train_cfg=dict(type="IterBasedTrainLoop", max_iters=4), default_hooks=options)
+    with pytest.raises(ValueError, match=message):
+        run.check_config(Config(cfg))
+
+
+def test_work_folder_that_cannot_be_written(tmp_path):
+    run.check_work_dir(tmp_path / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cannot write to .*file/work.*--work-dir"):
+        run.check_work_dir(tmp_path / "file" / "work")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -63,6 +164,35 @@ def test_missing_data_folder_says_how_to_get_it(tmp_path):
         run.check_config(cfg)
     (tmp_path / "val").mkdir()
     run.check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("scope", "dataset", "message"),
+    [
+        (
+            "mmdet",
+            dict(type="CocoDataset", data_prefix=dict(img="train2017")),
+            "no data folder .*train2017.*cocodataset.org",
+        ),
+        ("mmdet", dict(type="CocoDataset", ann_file="a.json"), "no annotation file .*a.json'.*cocodataset.org"),
+        (
+            "mmseg",
+            dict(type="ADE20KDataset", data_prefix=dict(img_path="images")),
+            "csail.mit.edu.*ADEChallengeData2016",
+        ),
+    ],
+)
+def test_missing_dense_data_says_how_to_get_it(scope, dataset, message, tmp_path):
+    loader = dict(dataset=dict(dataset, data_root=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match=f"{message}.*--cfg-options train_dataloader.dataset.data_root=DIR"):
+        run.check_config(Config(dict(default_scope=scope, model=heads(), train_dataloader=loader)))
+
+
+def test_missing_annotations_of_a_metric(tmp_path):
+    loader = dict(dataset=dict(type="CocoDataset", data_root=str(tmp_path)))
+    cfg = dict(model=heads(), val_dataloader=loader, val_evaluator=dict(type="CocoMetric", ann_file="absent.json"))
+    with pytest.raises(FileNotFoundError, match="no annotation file 'absent.json': .*val_evaluator.ann_file=FILE"):
+        run.check_config(Config(dict(cfg, default_scope="mmdet")))
 
 
 def test_missing_and_truncated_checkpoints_are_named(tmp_path):
