@@ -94,8 +94,63 @@ def conv2d(
     if gelu and fuses_pointwise(x):
         assert _convolution_pointwise is not None
         return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, "gelu", [], approximate)
-    y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
+    side, depthwise = weight.shape[2], groups == x.shape[1] == weight.shape[0]
+    same = stride == (1, 1) and side % 2 == 1 and padding == (side // 2, side // 2)
+    if torch.is_grad_enabled() and same and (depthwise or (groups == 1 and side == 1)) and use_fast_kernels(x):
+        y = SameConvolution.apply(x, weight, bias)
+    else:
+        y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
     return F.gelu(y, approximate=approximate) if gelu else y
+
+
+class SameConvolution(torch.autograd.Function):
+    """A 1x1 or depthwise convolution that keeps the size of its map, with a backward pass of faster kernels.
+
+    The gradient of its input is a convolution of the same kind, with the kernel transposed or turned by 180 degrees:
+    oneDNN's kernels for that gradient take twice (1x1) to twenty times (depthwise) as long as those for convolutions.
+    Its gradients of depthwise kernels are fast up to 3x3, so larger ones are put together from 3x3 pieces.
+
+    x: (B, C, H, W), channels-last; weight: (C_out, C, 1, 1) or (C, 1, k, k) with k odd -> (B, C_out, H, W)
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2, groups=x.shape[1] // weight.shape[1])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        groups, half = x.shape[1] // weight.shape[1], weight.shape[2] // 2
+        grad_x = grad_weight = None
+        if needs_x:
+            turned = weight.transpose(0, 1) if half == 0 and groups == 1 else weight.flip(2, 3)
+            grad_x = F.conv2d(grad, turned, padding=half, groups=groups)
+        if needs_weight:
+            grad_weight = _kernel_gradient(grad, x, weight, groups)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if needs_bias else None
+
+
+def _kernel_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    def gradient(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+        options = [1, 1], [padding, padding], [1, 1], False, [0, 0], groups  # stride, padding, dilation, transposed
+        return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, [False, True, False])[1]
+
+    side, (H, W) = weight.shape[2], grad.shape[2:]
+    if side <= 3:
+        return gradient(x, weight, side // 2)
+    starts = range(0, side, 3)
+    before, after = side // 2, side // 2 + -side % 3
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, before, after, before, after)).permute(0, 3, 1, 2)
+    piece = weight[:, :, :3, :3]  # for its shape
+    rows = [[gradient(x[:, :, i : i + H + 2, j : j + W + 2], piece, 0) for j in starts] for i in starts]
+    return torch.cat([torch.cat(row, 3) for row in rows], 2)[:, :, :side, :side]
 
 
 _CHUNK_BYTES = 16 * 2**20

@@ -15,8 +15,8 @@ import resource, sys, torch
 from backbones.layers.kernels import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for i in range(6):
-    if i == 2:  # by then the memory has been had once
+for i in range(12):
+    if i == 4:  # by then the memory has been had once
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.empty(2**24).fill_(i)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -29,7 +29,7 @@ def test_freed_memory_is_kept():
     def faults(mode: str) -> int:
         return int(subprocess.run([sys.executable, "-c", FAULTS, mode], check=True, capture_output=True).stdout)
 
-    assert faults("keep") < 100 < faults("default")
+    assert faults("keep") < faults("default") / 4  # the heap may still grow once
 
 
 def test_switch_turns_fast_kernels_off():
@@ -75,3 +75,33 @@ def test_images_in_pieces_equal_the_whole_batch():
     sizes.clear()
     kernels.map_images(fn, x, bytes_per_image=2**23)  # with gradients: what it holds is kept anyway
     assert sizes == [5]
+
+
+@pytest.mark.parametrize("size", [(9, 7), (3, 2)], ids=str)
+@pytest.mark.parametrize(
+    "out_chans,groups,side", [(24, 1, 1), (16, 16, 1), (16, 16, 3), (16, 16, 5), (16, 16, 7), (16, 16, 9)]
+)
+def test_convolutions_have_the_gradients_of_the_plain_ones(out_chans, groups, side, size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(out_chans, 16 // groups, side, side, requires_grad=True)
+    bias = torch.randn(out_chans, requires_grad=True)
+    y = kernels.conv2d(x, weight, bias, padding=(side // 2,) * 2, groups=groups)
+    assert "SameConvolution" in y.grad_fn.name()
+    expected = F.conv2d(x, weight, bias, padding=side // 2, groups=groups)
+    torch.testing.assert_close(y, expected)
+    inputs, dy = (x, weight, bias), torch.randn_like(y)
+    gradients = torch.autograd.grad(y, inputs, dy, create_graph=True)
+    wanted = torch.autograd.grad(expected, inputs, dy, create_graph=True)
+    for gradient, reference in zip(gradients, wanted):
+        torch.testing.assert_close(gradient, reference, atol=1e-4, rtol=1e-4)
+    again, twice = (torch.autograd.grad(sum(g.square().sum() for g in gs), inputs[:2]) for gs in (gradients, wanted))
+    for gradient, reference in zip(again, twice):  # gradients of gradients
+        torch.testing.assert_close(gradient, reference, atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("chans,out_chans,groups,stride,padding", [(4, 8, 4, 1, 1), (8, 8, 8, 2, 1), (8, 8, 1, 1, 1)])
+def test_other_convolutions_stay_plain(chans, out_chans, groups, stride, padding):
+    x, weight = torch.randn(1, chans, 6, 6), torch.randn(out_chans, chans // groups, 3, 3, requires_grad=True)
+    y = kernels.conv2d(x, weight, None, (stride, stride), (padding, padding), groups)
+    assert "Convolution" in y.grad_fn.name() and "Same" not in y.grad_fn.name()
