@@ -20,6 +20,8 @@ from backbones.mm.backbone import ZooBackbone
 from backbones.mm.seeding import seed_dataloader
 from backbones.mm.sharding import ShardedRunner
 from backbones.weights import convert_state_dict, read_checkpoint
+from backbones.weights.fetch import is_remote
+from backbones.weights.pretrained import tag_config
 
 __all__ = [
     "build_runner",
@@ -270,12 +272,12 @@ def _check_intervals(cfg: Config) -> None:
 
 
 def check_file(path: str) -> None:
-    """Cheap check of a checkpoint file: there, and not cut off. URLs are not looked at.
+    """Cheap check of a checkpoint file: there, and not cut off. Addresses and pretrained tags are not looked at.
 
     Raises:
         FileNotFoundError, ValueError: it is not, or it is.
     """
-    if "://" in path:
+    if is_remote(path) or tag_config(path):
         return
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no checkpoint at {path!r}")
@@ -339,16 +341,21 @@ def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
 
     Args:
         model: an OpenMMLab model.
-        path: file or URL, written by training such a model; for a whole classifier also any layout of its family.
+        path: file, URL or pretrained tag; written by training such a model, or with the backbone (a whole classifier,
+            or a detector's or segmentor's) in any layout of its family.
 
     Raises:
         ValueError: entries are missing or have other shapes (another number of classes, another variant).
     """
     checkpoint = read_checkpoint(path)
     weights, own = checkpoint.get("state_dict", checkpoint), model.state_dict()
-    if not own.keys() <= weights.keys() and getattr(getattr(model, "backbone", None), "out_indices", ()) is None:
-        converted = convert_state_dict(checkpoint, model.backbone.model)
-        weights = {f"backbone.model.{key}": value for key, value in converted.items()}
+    if not own.keys() <= weights.keys() and isinstance(getattr(model, "backbone", None), ZooBackbone):
+        whole = model.backbone.out_indices is None
+        converted = convert_state_dict(checkpoint, model.backbone.model, strict=whole)
+        # a pyramid's output norms are beside the model; neck and heads have the same names everywhere
+        names = {key: f"backbone.{'' if key.startswith('out_norms.') else 'model.'}{key}" for key in converted}
+        heads = {} if whole else {key: value for key, value in weights.items() if not key.startswith("backbone.")}
+        weights = heads | {names[key]: value for key, value in converted.items()}
     problems = [f"{key} is missing" for key in own if key not in weights]
     problems += [
         f"{key} has shape {tuple(weights[key].shape)}, the model's {tuple(value.shape)}"

@@ -1,7 +1,7 @@
 """Published weights by tag: fetched, converted to the model's own layout, and kept as safetensors.
 
 Where they are stands in the families' ``default_cfgs``: ``hf_hub_id`` (with ``hf_hub_filename``) and ``url``, tried in
-this order, both as :class:`backbones.weights.fetch.Address` reads them.
+this order, both as :class:`backbones.weights.fetch.Address` reads them; or ``file``, one that the package ships.
 """
 
 import json
@@ -143,6 +143,15 @@ def pretrained_file(architecture: str, cfg: PretrainedCfg, cache_dir: str | os.P
     return target
 
 
+def tag_config(text: str) -> PretrainedCfg | None:
+    """Config of a model or of a pretrained tag (``van_b0.in1k``), if it has weights."""
+    try:
+        cfg = get_pretrained_cfg(text) if timm.is_model(text.split(".")[0]) else None
+    except RuntimeError:  # the model has no such tag
+        return None
+    return cfg if cfg is not None and (cfg.file or addresses(cfg)) else None
+
+
 def find_weights(source: str | os.PathLike) -> Path:
     """The file that ``source`` means.
 
@@ -157,9 +166,9 @@ def find_weights(source: str | os.PathLike) -> Path:
     if not os.path.isfile(text):
         if is_remote(text):
             return fetch(text)
-        cfg = get_pretrained_cfg(text) if timm.is_model(text.split(".")[0]) else None
-        if cfg is not None and addresses(cfg):
-            return pretrained_file(text.split(".")[0], cfg)
+        cfg = tag_config(text)
+        if cfg is not None:
+            return Path(cfg.file) if cfg.file else pretrained_file(text.split(".")[0], cfg)
         raise FileNotFoundError(f"no checkpoint at {text!r}: no such file, and no pretrained tag")
     return Path(text)
 
@@ -185,7 +194,8 @@ def pretrained_overlay(
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, overlay)
     if cfg.source in ("hf-hub", "local-dir") or cfg.state_dict:
         return overlay
-    if cfg.file:
+    elsewhere = overlay.keys() & {"url", "hf_hub_id"} and "file" not in overlay  # not what the package ships
+    if cfg.file and not elsewhere:
         entries = getattr(model_cls, "checkpoint_entries", ("state_dict", "model"))
         return overlay | {"state_dict": unwrap(read_checkpoint(cfg.file), entries)}
     if not addresses(cfg):

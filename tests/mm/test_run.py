@@ -6,7 +6,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 import backbones
-from backbones.mm import run
+from backbones.mm import ZooBackbone, run
+from tests.families.test_litv2 import to_official
 
 pytestmark = pytest.mark.mm
 
@@ -245,3 +246,37 @@ def test_config_that_does_not_parse(tmp_path):
         run.load_config(path)
     with pytest.raises(FileNotFoundError, match="absent.py"):
         run.load_config("absent.py")
+
+
+def test_a_published_detector_loads(tmp_path):
+    """Its backbone has the authors' names, output norms among them; the rest has the names of the framework."""
+
+    def network() -> torch.nn.Module:
+        network = torch.nn.Module()
+        network.backbone = ZooBackbone("test_litv2", out_norm=(False, True, True, True))
+        network.neck = torch.nn.Linear(2, 2)
+        return network
+
+    source, target = network(), network()
+    weights = {}
+    for key, value in source.state_dict().items():
+        if key.startswith("backbone.model."):
+            key = f"backbone.{to_official(key.removeprefix('backbone.model.'))}"
+        weights[key.replace("out_norms.", "norm")] = torch.randn_like(value) if value.is_floating_point() else value
+    torch.save({"meta": {"epoch": 12}, "state_dict": weights}, tmp_path / "published.pth")
+    assert run.load_weights(target, str(tmp_path / "published.pth")) == {"epoch": 12}
+    assert torch.equal(target.backbone.out_norms["2"].bias, weights["backbone.norm2.bias"])
+    assert torch.equal(target.neck.weight, weights["neck.weight"])
+    stem = target.backbone.model.stem
+    assert torch.equal(stem.proj.weight.flatten(), weights["backbone.patch_embed.proj.weight"].flatten())
+    del weights["backbone.norm2.bias"]
+    torch.save({"state_dict": weights}, tmp_path / "damaged.pth")
+    with pytest.raises(ValueError, match="backbone.out_norms.2.bias is missing"):
+        run.load_weights(target, str(tmp_path / "damaged.pth"))
+
+
+def test_checkpoints_of_a_config_are_files_addresses_or_tags():
+    for known in ("https://example.org/a.pth", "hf-hub:a/b", "van_b0.in1k"):
+        run.check_file(known)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at 'van_b0.in2k'"):
+        run.check_file("van_b0.in2k")
