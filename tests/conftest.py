@@ -1,5 +1,6 @@
 """Fixtures that several files share."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 
@@ -8,6 +9,9 @@ import torch
 
 import backbones  # noqa: F401  (the modules that the fixture patches)
 from backbones.layers import set_fast_kernels
+
+with contextlib.suppress(ImportError):  # before any test imports MMPretrain by itself, see backbones/mm/compat.py
+    import backbones.mm  # noqa: F401
 
 
 @pytest.fixture
