@@ -31,7 +31,8 @@ class Autoencoder:
 
         subfolder = find_part(source, "vae")
         try:
-            self.vae = AutoModel.from_pretrained(source, subfolder=subfolder or None).eval().to(device)
+            vae = AutoModel.from_pretrained(str(source), subfolder=subfolder or None, low_cpu_mem_usage=False)
+            self.vae = vae.eval().to(device)
             config = self.vae.config
             self.channels = int(config.latent_channels)
             self.stride = 2 ** (len(config.block_out_channels) - 1)

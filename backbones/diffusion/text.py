@@ -33,8 +33,8 @@ class TextEncoder:
         tokenizer = find_part(source, "tokenizer", "tokenizer_config.json")
         encoder = find_part(source, "text_encoder")
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source, subfolder=tokenizer)
-            self.encoder = T5EncoderModel.from_pretrained(source, subfolder=encoder).eval().to(device)
+            self.tokenizer = AutoTokenizer.from_pretrained(str(source), subfolder=tokenizer)
+            self.encoder = T5EncoderModel.from_pretrained(str(source), subfolder=encoder).eval().to(device)
         except (OSError, ValueError) as error:
             raise ValueError(f"{source} has no T5 that transformers reads: {error}") from error
         self.width = int(self.encoder.config.d_model)

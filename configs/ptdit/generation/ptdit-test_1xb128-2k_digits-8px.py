@@ -1,4 +1,4 @@
-"""A PT-DiT of 0.9 million parameters that draws the digits 0 to 9 in pixels, from scratch.
+"""A PT-DiT of 0.7 million parameters that draws the digits 0 to 9 in pixels, from scratch.
 Run: python tools/train.py configs/ptdit/generation/ptdit-test_1xb128-2k_digits-8px.py"""
 
 _base_ = "../../_base_/generation_runtime.py"
