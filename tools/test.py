@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         # saved weights are the averaged ones already; the hook would put its own in their place
         cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks", []) if hook["type"] != "EMAHook"]
         cfg.load_from = None
-        cfg.model.backbone.pretrained = False
-        cfg.model.backbone.init_cfg = None
+        if "backbone" in cfg.model:
+            cfg.model.backbone.update(pretrained=False, init_cfg=None)
         check_config(cfg, training=False)
         runner = build_runner(cfg)
         load_weights(getattr(runner.model, "module", runner.model), args.checkpoint)

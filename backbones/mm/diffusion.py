@@ -87,10 +87,10 @@ class DiffusionTrainer(BaseModel):
             data_samples: MMPretrain's, with ``gt_label``.
 
         Raises:
-            ValueError: data of another size than ``input_size``.
+            RunStopped: data of another size than ``input_size``.
         """
         if tuple(inputs.shape[1:]) != self.input_size:
-            raise ValueError(f"the data are {tuple(inputs.shape[1:])}, but the model generates {self.input_size}")
+            raise RunStopped(f"the data are {tuple(inputs.shape[1:])}, but the model generates {self.input_size}")
         labels = torch.cat([sample.gt_label for sample in data_samples]).to(inputs.device)
         if mode == "loss":
             labels = drop_labels(labels, self.generator.num_classes, self.drop_rate)
