@@ -14,6 +14,7 @@ from mmengine.config import ConfigDict
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
+from torch.utils.data import Sampler
 
 __all__ = ["SeedHook", "SeededDataset", "SeededSampler", "seed_all", "seed_dataloader"]
 
@@ -43,7 +44,7 @@ class Draw(int):
 
 
 @DATA_SAMPLERS.register_module()
-class SeededSampler:
+class SeededSampler(Sampler):
     """Another sampler's indices, numbered as :class:`SeededDataset` wants them.
 
     Args:

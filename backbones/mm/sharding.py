@@ -63,16 +63,16 @@ def _whole(state):
 
 
 def _like(value: Tensor, sharded: Tensor) -> Tensor:
-    """``value`` divided as ``sharded`` is."""
+    """This process's piece of ``value``, which all have read, divided as ``sharded`` is."""
     if not isinstance(sharded, DTensor) or isinstance(value, DTensor) or value.shape != sharded.shape:
         return value
-    return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements)
+    return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def _deal_weights(module: nn.Module, state: dict, prefix: str, *args) -> None:
-    own = dict(module.named_parameters())
-    for key in state.keys() & own.keys():
-        state[key] = _like(state[key], own[key])
+    for key, parameter in module.named_parameters():
+        if key in state:
+            state[key] = _like(state[key], parameter)
 
 
 def _deal_moments(optimizer: Optimizer, state: dict) -> dict:
