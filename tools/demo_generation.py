@@ -58,48 +58,46 @@ def share_of_copies(samples: Tensor) -> dict[str, float]:
     }
 
 
+def judge(folder: Path, classifier: str, device: str) -> dict[str, float]:
+    """What a classifier reads in the samples that tools/sample.py wrote to ``folder``, and how many are copies."""
+    entries = json.loads((folder / "samples.json").read_text())["samples"]
+    files = [str(folder / entry["file"]) for entry in entries]
+    read = predict.run(predict.load_mm(str(CLASSIFIER), classifier, device).probabilities, files).argmax(1)
+    asked = torch.tensor([int(entry["of"]) for entry in entries])
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).flatten(1).float()
+    agreement = 100 * (read == asked).float().mean().item()
+    return {"samples": len(files), "agreement_percent": agreement, **share_of_copies(pixels)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo-generation"))
-    parser.add_argument(
-        "--classifier", type=Path, help="checkpoint of the digits classifier; trained first if not given"
-    )
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--classifier", help="checkpoint of the digits classifier; trained if left out")
     parser.add_argument("--min-agreement", type=float, default=85.0, help="percent")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={}, help="overrides of the config")
     args = parser.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
 
     classifier = args.classifier
     if classifier is None:
-        folder = args.work_dir / "classifier"
-        train.main([str(CLASSIFIER), "--work-dir", str(folder), "--resume"])
-        classifier = Path((folder / "last_checkpoint").read_text())
+        train.main([str(CLASSIFIER), "--work-dir", str(args.work_dir / "classifier")])
+        classifier = (args.work_dir / "classifier" / "last_checkpoint").read_text()
 
     options = [f"{key}={value}" for key, value in args.cfg_options.items()]
     start = time.monotonic()
     train.main([str(CONFIG), "--work-dir", str(args.work_dir)] + (["--cfg-options", *options] if options else []))
     seconds = time.monotonic() - start
 
-    out_dir = args.work_dir / "drawn"
     resolved = args.work_dir / CONFIG.name  # the config as it was run, overrides included
     command = ["--config", str(resolved), "--checkpoint", (args.work_dir / "last_checkpoint").read_text()]
-    command += ["--labels", *map(str, range(10)), "--count", "20", "--batch-size", "200"]
-    sample.main([*command, "--guidance", str(args.guidance), "--out-dir", str(out_dir)])
+    command += ["--labels", *map(str, range(10)), "--count", "20", "--guidance", "2", "--batch-size", "200"]
+    sample.main([*command, "--out-dir", str(args.work_dir / "drawn"), "--device", device])
 
-    drawn = json.loads((out_dir / "samples.json").read_text())["samples"]
-    files = [str(out_dir / entry["file"]) for entry in drawn]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    reader = predict.load_mm(str(CLASSIFIER), str(classifier), device)
-    read = predict.run(reader.probabilities, files).argmax(1)
-    asked = torch.tensor([int(entry["of"]) for entry in drawn])
-    agreement = 100 * (read == asked).float().mean().item()
-    pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).flatten(1).float()
-    report = {"samples": len(files), "agreement_percent": agreement, "training_seconds": seconds}
-    report |= share_of_copies(pixels)
+    report = judge(args.work_dir / "drawn", classifier, device) | {"training_seconds": seconds}
     (args.work_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-
     print(
-        f"\nthe classifier reads {agreement:.1f} % of {len(files)} samples as asked, after {seconds:.0f} s of training"
+        f"\n{report['agreement_percent']:.1f} % of {report['samples']} samples are read as what was asked for, after "
+        f"{seconds:.0f} s of training"
     )
     print(
         f"{report['copies_percent']:.1f} % are nearer to a training image than 99 % of the held-out scans are; the "
@@ -108,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for name in ("drawn/grid.png", "learning_curve.png", "report.json"):
         print(args.work_dir / name)
-    return 0 if agreement >= args.min_agreement else 1
+    return 0 if report["agreement_percent"] >= args.min_agreement else 1
 
 
 if __name__ == "__main__":
