@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from backbones.layers.kernels import conv2d, use_fast_kernels
+from backbones.layers.kernels import conv2d, use_fast_convolutions
 from backbones.layers.layout import to_nchw, to_nhwc
 
 
@@ -67,7 +67,7 @@ class DepthwiseConv(nn.Conv2d):
         if torch.jit.is_scripting():
             return self.plain(x)
         dilated = self.dilation[0] > 1
-        if not use_fast_kernels(x) or (dilated and self.stride[0] > 1):
+        if not use_fast_convolutions(x) or (dilated and self.stride[0] > 1):
             return self.plain(x)
         weight, half = self.weight, self.kernel_size[0] // 2
         if self.shortcut:  # x + conv(x) is a convolution too, which saves a pass over the map

@@ -38,6 +38,23 @@ def use_fast_kernels(x: Tensor) -> bool:
     )
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Type in which a convolution or a linear layer of ``x`` computes: autocast's where that is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def use_fast_convolutions(x: Tensor) -> bool:
+    """``use_fast_kernels`` for convolutions and linear layers, which have fast kernels in bfloat16 too."""
+    return (
+        _enabled
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and compute_dtype(x) in (torch.float32, torch.bfloat16)
+        and not torch.compiler.is_exporting()
+    )
+
+
 @cache
 def onednn_beats_blas() -> bool:
     """Whether this processor multiplies float32 matrices faster through oneDNN (convolutions) than through BLAS.
@@ -70,7 +87,7 @@ def fuses_pointwise(x: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and use_fast_kernels(x)
+        and use_fast_convolutions(x)
         and torch.backends.mkldnn.is_available()
     )
 
@@ -91,12 +108,16 @@ def conv2d(
 
     x: (B, C, H, W), channels-last -> (B, C_out, H', W')
     """
-    if gelu and fuses_pointwise(x):
-        assert _convolution_pointwise is not None
-        return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, "gelu", [], approximate)
     side, depthwise = weight.shape[2], groups == x.shape[1] == weight.shape[0]
     same = stride == (1, 1) and side % 2 == 1 and padding == (side // 2, side // 2)
-    if torch.is_grad_enabled() and same and (depthwise or (groups == 1 and side == 1)) and use_fast_kernels(x):
+    fast_gradient = torch.is_grad_enabled() and same and (depthwise or (groups == 1 and side == 1))
+    fast_gelu = gelu and fuses_pointwise(x)
+    if fast_gelu or (fast_gradient and use_fast_convolutions(x)):  # neither is known to autocast
+        x, weight, bias = (t if t is None else t.to(compute_dtype(x)) for t in (x, weight, bias))
+    if fast_gelu:
+        assert _convolution_pointwise is not None
+        return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, "gelu", [], approximate)
+    if fast_gradient and use_fast_convolutions(x):
         y = SameConvolution.apply(x, weight, bias)
     else:
         y = F.conv2d(x, weight, bias, stride, padding, groups=groups)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from backbones.layers.kernels import conv2d, convolutions_use_onednn, onednn_beats_blas, use_fast_kernels
+from backbones.layers.kernels import conv2d, convolutions_use_onednn, onednn_beats_blas, use_fast_convolutions
 
 # Below this many rows a convolution spends more time on re-laying its weights than it gains.
 _MIN_ROWS = 64
@@ -20,7 +20,7 @@ def linear(
     ``x`` are the pixels of a channels-last (1, C, rows, 1) tensor, so nothing is copied on the way in or out.
     """
     if (
-        use_fast_kernels(x)
+        use_fast_convolutions(x)
         and onednn_beats_blas()
         and convolutions_use_onednn()
         and x.numel() >= _MIN_ROWS * x.shape[-1]

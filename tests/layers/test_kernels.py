@@ -105,3 +105,26 @@ def test_other_convolutions_stay_plain(chans, out_chans, groups, stride, padding
     x, weight = torch.randn(1, chans, 6, 6), torch.randn(out_chans, chans // groups, 3, 3, requires_grad=True)
     y = kernels.conv2d(x, weight, None, (stride, stride), (padding, padding), groups)
     assert "Convolution" in y.grad_fn.name() and "Same" not in y.grad_fn.name()
+
+
+@pytest.mark.parametrize("out_chans,groups,side", [(24, 1, 1), (16, 16, 3), (16, 16, 5)])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_convolutions_follow_autocast(out_chans, groups, side, gelu):
+    """In bfloat16 what they compute, output and gradients, is the plain call's under autocast."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 9, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(out_chans, 16 // groups, side, side, requires_grad=True)
+    bias = torch.randn(out_chans, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = kernels.conv2d(x, weight, bias, padding=(side // 2,) * 2, groups=groups, gelu=gelu)
+        expected = F.conv2d(x, weight, bias, padding=side // 2, groups=groups)
+        expected = F.gelu(expected) if gelu else expected
+        with torch.no_grad():
+            fused = kernels.conv2d(x, weight, bias, padding=(side // 2,) * 2, groups=groups, gelu=gelu)
+    assert y.dtype == fused.dtype == torch.bfloat16
+    close = dict(atol=0.15, rtol=0.05)  # bfloat16 has 8 bits, and the values reach 20
+    torch.testing.assert_close(y, expected, **close)
+    torch.testing.assert_close(fused, expected, **close)
+    for gradient, reference in zip(*(torch.autograd.grad(z.float().sum(), (x, weight, bias)) for z in (y, expected))):
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, reference, atol=0.02 * reference.abs().max().item(), rtol=0.05)

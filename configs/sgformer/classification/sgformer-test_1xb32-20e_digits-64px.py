@@ -1,6 +1,7 @@
 """An SG-Former of 0.25 million parameters on scanned digits, from scratch.
-Run: python tools/train.py configs/sgformer/classification/sgformer-test_1xb32-10e_digits-64px.py"""
+Run: python tools/train.py configs/sgformer/classification/sgformer-test_1xb32-20e_digits-64px.py"""
 
 _base_ = "../../_base_/classification_digits.py"
 
 model = dict(backbone=dict(model="test_sgformer", img_size=64))
+train_cfg = dict(max_epochs=20)
