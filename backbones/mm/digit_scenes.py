@@ -1,8 +1,8 @@
 """Detection and segmentation data without a download: scanned digits pasted on photographs, with boxes and masks.
 
-Digits are scikit-learn's scans, backgrounds are crops of its two sample photographs. Training scenes have scans of the
-training split on the left part of the photographs, validation scenes held-out scans on the right part, so that neither
-a digit nor a pixel of background is seen twice.
+Digits are scikit-learn's scans in bright colours, backgrounds are dimmed crops of its two sample photographs. Training
+scenes have scans of the training split on the left part of the photographs, validation scenes held-out scans on the
+right part, so that neither a digit nor a pixel of background is seen twice.
 """
 
 import json
@@ -20,7 +20,8 @@ from backbones.mm.digits import complete_or_absent, read_scans
 __all__ = ["CLASSES", "PALETTE", "build_digit_scenes", "write_digit_scenes"]
 
 WIDTH, HEIGHT = 384, 288
-SIDES = 48, 128  # pixels of a pasted scan
+SIDES = 48, 112  # pixels of a pasted scan
+DIMMED = 0.6  # photographs, so that every digit can be read
 TRAINING_COLUMNS = 0.6  # share of a photograph's width
 CLASSES = tuple("0123456789")
 # matplotlib's tab10
@@ -39,7 +40,7 @@ PALETTE = [
 
 
 def _background(photographs: list[np.ndarray], split: str, rng: Generator) -> np.ndarray:
-    """A crop of the split's part of a photograph, at a random zoom, (HEIGHT, WIDTH, 3) in uint8."""
+    """A crop of the split's part of a photograph, at a random zoom, dimmed, (HEIGHT, WIDTH, 3) in uint8."""
     photograph = photographs[rng.integers(len(photographs))]
     border = int(photograph.shape[1] * TRAINING_COLUMNS)
     part = photograph[:, :border] if split == "train" else photograph[:, border:]
@@ -47,7 +48,7 @@ def _background(photographs: list[np.ndarray], split: str, rng: Generator) -> np
     height = width * HEIGHT // WIDTH
     y, x = rng.integers(part.shape[0] - height + 1), rng.integers(part.shape[1] - width + 1)
     crop = Image.fromarray(part[y : y + height, x : x + width])
-    return np.array(crop.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    return (np.array(crop.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) * DIMMED).astype(np.uint8)
 
 
 def _paste(scene: np.ndarray, scan: np.ndarray, taken: np.ndarray, rng: Generator) -> np.ndarray | None:
@@ -63,8 +64,7 @@ def _paste(scene: np.ndarray, scan: np.ndarray, taken: np.ndarray, rng: Generato
         return None
     ink = np.array(Image.fromarray(scan).resize((side, side), Image.Resampling.BICUBIC)) / 255
     opacity = np.clip((ink - 0.25) * 2, 0, 1)[..., None]  # a steeper edge than eight pixels would have
-    # bright on dark and dark on bright, so that a person can read every digit
-    colour = rng.integers(0, 90, 3) + (165 if scene[place].mean() < 128 else 0)
+    colour = rng.integers(180, 256, 3)
     scene[place] = scene[place] * (1 - opacity) + colour * opacity
     taken[place] = True
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)

@@ -105,7 +105,7 @@ def test_nothing_readable_is_no_crash(tmp_path, offline):
 
 
 def test_imagenet_classes_have_names(photos, offline, tmp_path):
-    assert predict.main([str(photos / "*.jpg"), "--model", "test_van", "--out-dir", str(tmp_path)]) == 0
+    assert predict.main([str(photos / "*.jpg"), "--model", "test_davit", "--out-dir", str(tmp_path)]) == 0
     top = json.loads((tmp_path / "predictions.json").read_text())["predictions"][0]["top"]
     assert len(top) == 5 and all(any(c.isalpha() for c in t["class"]) for t in top)
 
@@ -113,9 +113,9 @@ def test_imagenet_classes_have_names(photos, offline, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["photos", "--model", "test_van"], "no image at 'photos'"),
+        (["photos", "--model", "test_davit"], "no image at 'photos'"),
         (["a.png", "--model", "van_b9"], "van_b"),
-        (["a.png", "--model", "test_van"], "test_van"),  # has no published weights
+        (["a.png", "--model", "test_davit"], "test_davit"),  # has no published weights
     ],
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
 
 
 def test_model_and_config_exclude_each_other(capsys):
-    for arguments in ([], ["--model", "test_van", "--config", "a.py"], ["--config", "a.py"], ["--checkpoint", "a.pth"]):
+    for arguments in ([], ["--model", "test_davit", "--config", "a.py"], ["--config", "a.py"], ["--checkpoint", "a.pth"]):
         with pytest.raises(SystemExit):
             predict.main(["a.png", *arguments])
         assert "give either --model" in capsys.readouterr().err
