@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import backbones
 from backbones.layers import set_fast_kernels
 
-TINY = backbones.list_models("test_*", task="classification")
+TINY = backbones.list_models("test_*")
 PACKAGE = str(Path(backbones.__file__).parent)
 # Side of an image that needs no padding anywhere, so that no crop is in the way; 224 fits most.
 SIDES = {
@@ -45,11 +45,15 @@ COPIES = {
 }
 
 
-def model_and_image(name: str) -> tuple[nn.Module, Tensor]:
+def model_and_inputs(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    if name in backbones.list_models(task="generation"):
+        torch.manual_seed(0)
+        model = backbones.create_model(name).eval()
+        return model, model.example_inputs(2, 32, 32)
     side = SIDES.get(name, 224)
     torch.manual_seed(0)
     options = {AT_SIDE[name]: side} if name in AT_SIDE else {}
-    return backbones.create_model(name, num_classes=7, **options).eval(), torch.randn(2, 3, side, side)
+    return backbones.create_model(name, num_classes=7, **options).eval(), (torch.randn(2, 3, side, side),)
 
 
 def runs_without_copying(layer: nn.Module, x: Tensor) -> bool:
@@ -63,7 +67,7 @@ def runs_without_copying(layer: nn.Module, x: Tensor) -> bool:
 @pytest.mark.parametrize("name", TINY)
 def test_layers_get_channels_last_maps(name: str, fast: bool, fast_kernels: None) -> None:
     set_fast_kernels(fast)
-    model, x = model_and_image(name)
+    model, inputs = model_and_inputs(name)
     seen: set[str] = set()
     wrong: dict[str, str] = {}
 
@@ -79,7 +83,7 @@ def test_layers_get_channels_last_maps(name: str, fast: bool, fast_kernels: None
     for key, layer in layers.items():
         watch(key, layer)
     with torch.no_grad():
-        model(x)
+        model(*inputs)
     pattern, _ = STRIDED.get(name, ("$^", ""))
     assert not [text for key, text in wrong.items() if not re.search(pattern, key)]
     assert len(seen) > len(layers) / 2  # some are run by the module that holds them rather than called
@@ -111,9 +115,9 @@ def says_that_it_copies(frame: FrameType) -> bool:
 @pytest.mark.parametrize("name", TINY)
 def test_copies_are_announced(name: str, fast: bool, fast_kernels: None) -> None:
     set_fast_kernels(fast)
-    model, x = model_and_image(name)
+    model, inputs = model_and_inputs(name)
     with torch.no_grad(), Clones() as clones:
-        model(x)
+        model(*inputs)
     assert clones.makers  # at least the image's memory is re-laid: the mode sees what it should
     for frame, count in clones.makers.items():
         if not says_that_it_copies(frame):

@@ -4,13 +4,16 @@
     python tools/benchmark.py ptdit_s_class --baseline tools.diffusion_baselines:dit_s --img-size 128 --batch-size 1
 
 ``dit_*`` and ``pixart_*`` have the depth, width and heads of the PT-DiT of that size. ``pixart_xl`` is PixArt-alpha.
-Sizes are of latents, as PT-DiT's.
+Those that end in ``_2`` have two blocks only, for machines on which the whole is too slow to be timed. Sizes are of
+latents, as PT-DiT's.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+import backbones
 
 SIZES = {"s": (288, 10, 6), "b": (640, 12, 10), "l": (864, 28, 12), "xl": (1152, 28, 16), "h": (1440, 30, 20)}
 TOKENS, TEXT_DIM = 120, 4096  # of a text, as PT-DiT's ``example_inputs``
@@ -19,9 +22,9 @@ TOKENS, TEXT_DIM = 120, 4096  # of a text, as PT-DiT's ``example_inputs``
 class Baseline(nn.Module):
     """One of diffusers' transformers, called like PT-DiT. Its table of positions is made for the size that is set."""
 
-    def __init__(self, kind: str, size: str) -> None:
+    def __init__(self, kind: str, size: str, depth: int | None = None) -> None:
         super().__init__()
-        self.kind, self.size = kind, size
+        self.kind, self.size, self.depth = kind, size, depth
         self.set_input_size((32, 32))
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
@@ -35,7 +38,7 @@ class Baseline(nn.Module):
         if img_size[0] != img_size[1]:
             raise ValueError(f"diffusers' DiT takes square latents only, got {img_size}")
         dim, depth, heads = SIZES[self.size]
-        common = {"num_layers": depth, "num_attention_heads": heads, "attention_head_dim": dim // heads}
+        common = {"num_layers": self.depth or depth, "num_attention_heads": heads, "attention_head_dim": dim // heads}
         common |= {"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": img_size[0]}
         if self.kind == "dit":
             self.model = DiTTransformer2DModel(num_embeds_ada_norm=1000, **common)
@@ -92,3 +95,13 @@ def pixart_l() -> Baseline:
 def pixart_xl() -> Baseline:
     """PixArt with the depth and width of ``ptdit_xl_text``: PixArt-alpha."""
     return Baseline("pixart", "xl")
+
+
+def pixart_xl_2() -> Baseline:
+    """Two blocks of PixArt-alpha."""
+    return Baseline("pixart", "xl", depth=2)
+
+
+def ptdit_xl_2() -> nn.Module:
+    """Two blocks of ``ptdit_xl_text``."""
+    return backbones.create_model("ptdit_xl_text", depth=2)

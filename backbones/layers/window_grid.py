@@ -91,7 +91,7 @@ class WindowGrid:
 
 
 def attention_bias(seen: Tensor | None, x: Tensor) -> Tensor | None:
-    """What is added to the scores so that nothing unseen is attended to.
+    """What is added to the scores so that nothing unseen is attended to (copies: a mask a sample, once a pass).
 
     seen: (P, n, n), x: (B, ...) -> (B * P, 1, n, n) in the type of ``x``; or (M,) -> (1, 1, 1, M). None gives None.
     """

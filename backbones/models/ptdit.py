@@ -134,6 +134,7 @@ class LatentEmbed(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The one place where the latents' memory is re-laid."""
         B, _, frames, _, _ = x.shape
         x = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         x = self.proj(x).permute(0, 2, 3, 1).unflatten(0, (B, frames))
@@ -464,7 +465,7 @@ class PTDiT(nn.Module):
         context_mask: Tensor | None = None,
         y: Tensor | None = None,
     ) -> Tensor:
-        """Denoise.
+        """Denoise; the result is re-laid from patches.
 
         Args:
             x: Latents (B, in_chans, H, W) or (B, in_chans, F, H, W), sides multiples of the patch.
@@ -570,7 +571,7 @@ class PTDiT(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that order the parameters from the latents to the head, for layer-wise decay."""
         return {
-            "stem": r"^(stem|time_embed|class_embed|text_embed|modulation)\.",
+            "stem": r"^(?:stem|time_embed|class_embed|text_embed|modulation)\.",
             "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.\d+\.blocks\.(\d+)",
         }
 
@@ -617,9 +618,7 @@ class PTDiT(nn.Module):
         if given.get("cross_attention_dim", dim) != dim:
             raise ValueError(f"cross_attention_dim is {given['cross_attention_dim']}; it must be the width, {dim}")
         if (size := given.get("sample_size", 32)) >= 128:
-            raise ValueError(
-                f"sample_size {size} has embeddings of the resolution, which no released model has: below 128"
-            )
+            raise ValueError(f"sample_size is {size}; from 128 on the resolution is embedded, in no released model")
         cfg = PTDiTConfig(
             embed_dim=dim,
             depth=given["num_layers"],
