@@ -1,0 +1,10 @@
+"""STViT-L in Mask R-CNN, 12 epochs on COCO.  Source: arXiv:2211.11167 (paper: 53.9 box AP, 46.8 mask AP at best,
+without naming size and detector); its recipe isn't public, this is Swin's (arXiv:2103.14030).  Here: not trained.
+Needs: 8 GPUs with 80 GB (estimate).  Run: as stvit-small_mask-rcnn-fpn_8xb2-1x_coco.py."""
+
+_base_ = "./stvit-small_mask-rcnn-fpn_8xb2-1x_coco.py"
+
+model = dict(
+    backbone=dict(model="stvit_large.in1k", drop_path_rate=0.6),
+    neck=dict(in_channels=[96, 192, 448, 640]),
+)

@@ -1,0 +1,19 @@
+"""STViT-S in UPerNet, 160,000 iterations on ADE20K.  Source: arXiv:2211.11167 (paper: 51.9 mIoU at best, without
+naming size and head); its recipe isn't public, this is Swin's (arXiv:2103.14030).  Here: not trained.
+Needs: 8 GPUs with 24 GB (estimate).
+Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+
+_base_ = [
+    "../../_base_/models/upernet.py",
+    "../../_base_/segmentation_ade20k.py",
+    "../../_base_/schedules/adamw_160k_ade20k.py",
+]
+
+# Its stages end without a norm, so they get Swin's; the drop path is that of ImageNet.
+model = dict(
+    backbone=dict(model="stvit_small.in1k", drop_path_rate=0.1, out_norm=True),
+    decode_head=dict(in_channels=[64, 128, 320, 512]),
+    auxiliary_head=dict(in_channels=320),
+)
+sync_bn = "torch"
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"norm": dict(decay_mult=0.0)}))
