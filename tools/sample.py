@@ -99,6 +99,20 @@ def check_request(args: argparse.Namespace, classes: int) -> None:
         raise ValueError(f"--labels {' '.join(map(str, bad))}: the classes go from 0 to {classes - 1}")
 
 
+def read_request(args: argparse.Namespace, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The model's arguments for every sample, and for one of no class or an empty text."""
+    if args.labels:
+        return {"y": torch.tensor(args.labels).repeat(args.count)}, {"y": torch.tensor([model.num_classes])}
+    encoder = TextEncoder(args.text_encoder, device=args.device)
+    if encoder.width != model.cfg.text_dim:
+        raise ValueError(
+            f"{args.text_encoder} has states of {encoder.width} numbers, the model reads {model.cfg.text_dim}"
+        )
+    context, mask = encoder([*args.prompt, ""])
+    condition = {"context": context[:-1].repeat(args.count, 1, 1), "context_mask": mask[:-1].repeat(args.count, 1)}
+    return condition, {"context": context[-1:], "context_mask": mask[-1:]}
+
+
 def draw(args: argparse.Namespace) -> Tensor:
     """Pixels in [-1, 1], (N, C, H, W) or with --frames (N, C, F, H, W); all is checked before the first step.
 
@@ -122,24 +136,9 @@ def draw(args: argparse.Namespace) -> Tensor:
         shift = outline.shift * math.sqrt(shape[-2] * shape[-1] / math.prod(outline.side))
     else:
         shift = resolution_shift(height, width, args.frames)
-    model = build(args, with_weights=True).model.eval().to(args.device)
 
-    if args.labels:
-        condition = {"y": torch.tensor(args.labels).repeat(args.count)}
-        empty = {"y": torch.tensor([model.num_classes])}
-    else:
-        text_encoder = TextEncoder(args.text_encoder, device=args.device)
-        if text_encoder.width != model.cfg.text_dim:
-            raise ValueError(
-                f"{args.text_encoder} has states of {text_encoder.width} numbers, the model reads {model.cfg.text_dim}"
-            )
-        context, mask = text_encoder([*args.prompt, ""])
-        condition = {
-            "context": context[:-1].repeat(args.count, 1, 1),
-            "context_mask": mask[:-1].repeat(args.count, 1),
-        }
-        empty = {"context": context[-1:], "context_mask": mask[-1:]}
-        del text_encoder  # larger than the model
+    model = build(args, with_weights=True).model.eval().to(args.device)
+    condition, empty = read_request(args, model)
     latents = generate(
         model,
         shape,
