@@ -19,9 +19,10 @@ class ZooBackbone(BaseModule):
     """Any model of the zoo (or of timm) where an OpenMMLab config asks for a backbone.
 
     It sits in MMEngine's root registry, so MMPretrain, MMDetection and MMSegmentation all find it. As a pyramid,
-    ``x: (B, 3, H, W) -> tuple of (B, C_i, H_i, W_i)``, one map an index; the maps are channels-last views of what the
-    model computes, never copies. What the chosen indices do not need (later stages, final norm, head) is removed, so
-    that every parameter gets a gradient and distributed training needs no search for unused ones.
+    ``x: (B, 3, H, W) -> tuple of (B, C_i, H_i, W_i)``, one map an index, contiguous as from OpenMMLab's own backbones:
+    operators of mmcv (RoIAlign among them) read memory as if it were, and channels-last maps, which the models compute,
+    would be scrambled without a word. What the chosen indices do not need (later stages, final norm, head) is removed,
+    so that every parameter gets a gradient and distributed training needs no search for unused ones.
 
     With ``out_indices=None`` it is the whole classifier, ``x: (B, 3, H, W) -> ((B, num_classes),)``, head included,
     for MMPretrain's ``ImageClassifier`` with a parameterless ``ClsHead``. Some families project or normalise inside
@@ -121,7 +122,7 @@ class ZooBackbone(BaseModule):
                 y = y.permute(0, 2, 3, 1)
             if str(i) in self.out_norms:
                 y = self.out_norms[str(i)](y)
-            outs.append(y.permute(0, 3, 1, 2))
+            outs.append(y.permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
     def train(self, mode: bool = True) -> "ZooBackbone":
