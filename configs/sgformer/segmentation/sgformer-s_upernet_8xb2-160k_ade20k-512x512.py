@@ -1,6 +1,6 @@
 """SG-Former-S in UPerNet, 160,000 iterations on ADE20K.  Source: arXiv:2308.12216 (paper, as arXiv:2405.07992 quotes
-it: 49.9 mIoU at one scale, 51.5 at several); its recipe isn't public, this is Swin's (arXiv:2103.14030).  Here: not
-trained.
+it: 49.9 mIoU at one scale, 51.5 at several); its recipe isn't public, this is Swin's (arXiv:2103.14030).
+Here: not trained.
 Needs: 8 GPUs with 24 GB (estimate).
 Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
 

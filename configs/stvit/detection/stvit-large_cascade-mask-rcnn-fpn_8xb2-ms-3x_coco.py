@@ -1,5 +1,5 @@
-"""STViT-L in Cascade Mask R-CNN, 36 epochs of multi-scale training on COCO.  Source: arXiv:2211.11167 (paper: 53.9 box
-AP, 46.8 mask AP at best, without naming size and detector); its recipe isn't public, this is Swin's
+"""STViT-L in Cascade Mask R-CNN, 36 epochs of multi-scale training on COCO.  Source: arXiv:2211.11167
+(paper: 53.9 box AP, 46.8 mask AP at best, without naming size and detector); its recipe isn't public, this is Swin's
 (arXiv:2103.14030).  Here: not trained.
 Needs: 8 GPUs with 80 GB (estimate).  Run: as stvit-small_cascade-mask-rcnn-fpn_8xb2-ms-3x_coco.py."""
 

@@ -1,5 +1,5 @@
-"""VAN-B1 in Mask R-CNN, 12 epochs on COCO.  Source: arXiv:2202.09741 (paper: 42.6 box AP, 38.9 mask AP).  Here: not
-trained.
+"""VAN-B1 in Mask R-CNN, 12 epochs on COCO.  Source: arXiv:2202.09741 (paper: 42.6 box AP, 38.9 mask AP).
+Here: not trained.
 Needs: 8 GPUs with 16 GB (estimate).  Run: as van-b0_mask-rcnn-fpn_8xb2-1x_coco.py."""
 
 _base_ = "./van-b0_mask-rcnn-fpn_8xb2-1x_coco.py"

@@ -1,5 +1,5 @@
-"""VAN-B2 in Cascade Mask R-CNN, 36 epochs of multi-scale training on COCO.  Source: arXiv:2202.09741 (paper: 52.0 box
-AP).  Here: not trained.
+"""VAN-B2 in Cascade Mask R-CNN, 36 epochs of multi-scale training on COCO.  Source: arXiv:2202.09741
+(paper: 52.0 box AP).  Here: not trained.
 Needs: 8 GPUs with 32 GB (estimate).
 Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
 
