@@ -119,5 +119,5 @@ def find_bad_label_maps(dataset) -> dict[str, str]:
     # with reduce_zero_label, 0 in the file is nothing and 1 the first class
     labels = set(dataset.label_map or range(len(dataset.metainfo["classes"]) + bool(dataset.reduce_zero_label)))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        reasons = pool.map(lambda pair: check_label_map(*pair, labels, dataset.ignore_index), files)
+        reasons = pool.map(lambda pair: check_label_map(pair[0], pair[1], labels, dataset.ignore_index), files)
         return {file: reason for (file, _), reason in zip(files, reasons) if reason}

@@ -296,7 +296,7 @@ def check_work_dir(path: str | os.PathLike) -> None:
     """
     try:
         os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
+        with tempfile.TemporaryFile(dir=str(path)) as file:
             file.write(b"0")
     except OSError as error:
         raise ValueError(f"cannot write to {str(path)!r} ({error.strerror}): name another --work-dir") from error
