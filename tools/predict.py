@@ -145,12 +145,12 @@ def draw_sample(trained: Trained, file: str, sample: Any, path: str | Path, scor
     import mmcv
     from mmengine.registry import VISUALIZERS
 
-    options = {key: value for key, value in trained.cfg.visualizer.items() if key != "vis_backends"}
-    visualizer = VISUALIZERS.build(dict(options, name="predict"))
+    visualizer = VISUALIZERS.build(dict(trained.cfg.visualizer, name="predict", vis_backends=None))
     visualizer.dataset_meta = trained.meta
     image = mmcv.imread(file, channel_order="rgb")
-    threshold = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
-    visualizer.add_datasample("", image, sample, out_file=str(path), **threshold)
+    options = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
+    options["draw_gt"] = "gt_instances" in sample or "gt_sem_seg" in sample
+    visualizer.add_datasample("", image, sample, out_file=str(path), **options)
 
 
 def describe_sample(sample: Any, classes: Sequence[str], score_thr: float, map_path: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def test_demo_trains_evaluates_and_draws(task, scenes, tmp_path, capsys):
 
     log = next(tmp_path.glob("*/*.log")).read_text()
     losses = [float(x) for x in re.findall(r"Iter\(train\).* loss: ([\d.]+)", log)]
-    assert len(losses) == iterations and sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert len(losses) == iterations and sum(losses[-3:]) < 0.98 * sum(losses[:3])
     metric = demo_dense.TASKS[task][1]
     printed = capsys.readouterr().out
     assert 0 <= float(re.search(rf"{metric} on held-out scenes: ([\d.]+) %", printed)[1]) <= 100
