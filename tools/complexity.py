@@ -3,6 +3,7 @@
     python tools/complexity.py van_b0 litv2_s
     python tools/complexity.py litv2_s --img-size 384 --stages
     python tools/complexity.py --all --csv complexity.csv
+    python tools/complexity.py configs/van/detection/van-b0_retinanet-fpn_8xb2-1x_coco.py --img-size 800 1280
 
 Multiply-accumulates (MACs; papers often call them FLOPs) are counted by fvcore on a traced graph at batch 1, with
 handles for what fvcore misses: fused attention, deformable convolution, `baddbmm`, broadcast products. As in fvcore,
@@ -162,6 +163,8 @@ class _TracedMetaConvolution(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in self._DIMS:
             return self._convolve(self._DIMS[func], *args, **(kwargs or {}))
+        if func is torch.conv_transpose2d:
+            return self._convolve_transposed(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
     @staticmethod
@@ -172,6 +175,17 @@ class _TracedMetaConvolution(TorchFunctionMode):
         return torch._convolution(
             input, weight, bias, *sizes, False, [0] * dims, groups, False, False, True, True
         )  # not transposed, no output padding; the last four choose a cuDNN algorithm
+
+    @staticmethod
+    def _convolve_transposed(
+        input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    ) -> Tensor:
+        stride, padding, output_padding, dilation = (
+            [v] * 2 if isinstance(v, int) else list(v) for v in (stride, padding, output_padding, dilation)
+        )
+        return torch._convolution(
+            input, weight, bias, stride, padding, dilation, True, output_padding, groups, False, False, True, True
+        )
 
 
 # What `_convolution` calls on a device of no vendor's; its own default raises an error.
@@ -303,10 +317,59 @@ def count_model(
     raise AssertionError("unreachable")
 
 
+class _WithoutContent(nn.Module):
+    """A detector or segmentor as far as its cost does not depend on what the image shows.
+
+    Where MMDetection would look at the boxes that it proposes, every box head gets 1,000 boxes and every mask head 100:
+    so did the counter of MMDetection 2, by which most published numbers were made.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        model = self.model
+        maps = model.extract_feat(x)
+        if hasattr(model, "decode_head"):
+            return model.decode_head(maps)
+        if not hasattr(model, "roi_head"):
+            return model.bbox_head(maps)
+        outputs = [model.rpn_head(maps)]
+        for kind, boxes in (("bbox", 1000), ("mask", 100)):
+            heads, extractors = (getattr(model.roi_head, f"{kind}_{part}") for part in ("head", "roi_extractor"))
+            for head, extractor in zip(*(m if isinstance(m, nn.ModuleList) else [m] for m in (heads, extractors))):
+                size = extractor.roi_layers[0].output_size
+                outputs.append(head(x.new_zeros(boxes, extractor.out_channels, *size)))
+        return outputs
+
+
+def count_config(path: str | Path, img_size: Sequence[int]) -> Complexity:
+    """Counts the detector, segmentor or classifier of an OpenMMLab config at a (height, width).
+
+    A segmentor's auxiliary head has parameters, but takes no part in inference.
+
+    Raises:
+        FileNotFoundError, ValueError: no such config, or it does not parse.
+    """
+    from mmengine.registry import MODELS, DefaultScope
+
+    from backbones.mm.run import load_config
+
+    cfg = load_config(path)
+    cfg.model.backbone.update(pretrained=False, init_cfg=None)
+    with torch.device("meta"), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    whole = hasattr(model, "decode_head") or hasattr(model, "bbox_head") or hasattr(model, "roi_head")
+    return count(_WithoutContent(model) if whole else model.backbone, (3, *img_size))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns 1 if a model could not be counted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="a name known to timm, or module:callable")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="a name known to timm, module:callable, or a config of OpenMMLab's"
+    )
     parser.add_argument("--all", action="store_true", help="every model of this package")
     parser.add_argument("--img-size", type=int, nargs="+", metavar=("H", "W"), help="default: each model's own")
     parser.add_argument(
@@ -328,7 +391,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = (args.img_size[0], args.img_size[-1]) if args.img_size else None
     for name in names:
         try:
-            check_model(name)
+            if not name.endswith(".py"):
+                check_model(name)
+            elif size is None or not Path(name).is_file():
+                raise ValueError(f"there is no {name}" if size else f"{name} is a config: give --img-size too")
         except ValueError as error:
             parser.error(str(error))
 
@@ -338,7 +404,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stderr.isatty():
             print(f"\r\033[K[{i}/{len(names)}] {name}", end="", file=sys.stderr, flush=True)
         try:
-            complexity, used = count_model(name, size, args.activations, **options)
+            if name.endswith(".py"):
+                assert size is not None
+                complexity, used = count_config(name, size), size
+            else:
+                complexity, used = count_model(name, size, args.activations, **options)
         except Exception as error:  # any model may fail in any way; the others still count
             failed.append(name)
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)

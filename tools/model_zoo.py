@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import csv
 import difflib
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +26,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("paper", "repository", "mmpretrain", "measured")
 NOT_PRINTED = "not printed"
+BEYOND_BACKBONES = ("detection", "segmentation")  # tasks whose models are more than a model of the zoo
 
-_COLLECTION_KEYS = {"Name", "Metadata", "Paper", "Code", "License", "README"}
+_COLLECTION_KEYS = {"Name", "Metadata", "Paper", "Code", "License", "README", "Task"}
 _MODEL_KEYS = {"Name", "Model", "In Collection", "Metadata", "Published", "Results", "Config"} | {
     "Weights",
     "Weights Note",
+    "Weights Layout",
+    "Weights Key",
+    "SHA256",
     "Mirrors",
     "License",
     "Converted From",
@@ -77,6 +83,7 @@ class Collection:
     paper_url: str
     code_url: str
     license: str
+    task: str  # of its models without a config
 
 
 @dataclass(frozen=True)
@@ -94,11 +101,16 @@ class Entry:
     macs: int  # counted here, at img_size
     published_params: Published | None  # None: not printed
     published_macs: Published | None
-    results: tuple[Mapping[str, Any], ...]
+    results: tuple[Mapping[str, Any], ...]  # several of one metric only from several sources
     weights: str | None
     weights_note: str | None
     license: str
     config: str | None
+
+    @property
+    def task(self) -> str:
+        """What the config is for: its folder's name."""
+        return Path(self.config).parts[2] if self.config else self.collection.task
 
     @property
     def arch(self) -> str:
@@ -214,10 +226,16 @@ def load_metafile(path: Path) -> list[Entry]:
         _reject_unknown(raw, _COLLECTION_KEYS, f"{where}, {raw['Name']}")
         paper = raw["Paper"]
         collections[raw["Name"]] = Collection(
-            raw["Name"], paper["Title"], paper["URL"], raw["Code"]["URL"], raw["License"]
+            raw["Name"],
+            paper["Title"],
+            paper["URL"],
+            raw["Code"]["URL"],
+            raw["License"],
+            raw.get("Task", "classification"),
         )
     entries = [_entry(raw, collections, where) for raw in content["Models"]]
-    for values in ([entry.name for entry in entries], [entry.title for entry in entries]):
+    titles = [f"{entry.title} for {entry.task}" for entry in entries if entry.task not in BEYOND_BACKBONES]
+    for values in ([entry.name for entry in entries], titles):
         twice = {value for value in values if values.count(value) > 1}
         if twice:
             raise MetafileError(f"{where}: {', '.join(sorted(twice))} stands there twice")
@@ -242,21 +260,56 @@ beside them stand the published numbers; PT-DiT's input sizes are of latents. Ac
 where it is from: *paper* and *repository* are the authors' own, *mmpretrain* was measured by OpenMMLab, and only
 *measured* was measured here.
 
-A model whose weights have an address is made with `timm.create_model("van_b0.in1k", pretrained=True)`.
+A model whose weights have an address is made with `timm.create_model("van_b0.in1k", pretrained=True)`. Detectors and
+segmentors are counted whole; the weights in their rows are of the whole too.
 """
-_COLUMNS = (
-    "model",
-    "input",
-    "params M, counted",
-    "published",
-    "GMACs, counted",
-    "published",
-    "ImageNet-1k top-1, published",
-    "digits top-1, measured here",
-    "weights",
-    "config",
-    "licence",
-)
+# Tasks in the order of the page: title, then column, dataset and metric of each result.
+_TASKS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
+    "classification": (
+        "",
+        (("ImageNet-1k top-1", "ImageNet-1k", "Top 1 Accuracy"), ("digits top-1", "Digits", "Top 1 Accuracy")),
+    ),
+    "generation": ("", (("ImageNet-1k FID-50K", "ImageNet-1k", "FID-50K"), ("COCO FID-30K", "COCO", "FID-30K"))),
+    "detection": (
+        "Detection on COCO",
+        (
+            ("box AP", "COCO", "box AP"),
+            ("mask AP", "COCO", "mask AP"),
+            ("digits box AP", "Digits", "box AP"),
+            ("digits mask AP", "Digits", "mask AP"),
+        ),
+    ),
+    "segmentation": (
+        "Segmentation on ADE20K",
+        (
+            ("mIoU", "ADE20K", "mIoU"),
+            ("mIoU, several scales", "ADE20K", "mIoU(ms+flip)"),
+            ("digits mIoU", "Digits", "mIoU"),
+        ),
+    ),
+}
+_UNVERIFIED = """\
+## What could not be verified here
+
+No ImageNet, COCO or ADE20K was at hand, and none of the published weights: nothing above that is marked *paper*,
+*repository* or *mmpretrain* was measured with this code. What stands for it: every family reproduces numbers that the
+authors' code computes from known weights, key by key in their layout; the tests count every model again, and of
+detectors and segmentors one of each kind. Who has the data (`tools/test.py` says where it is looked for) can measure:
+
+```bash
+{commands}
+```
+
+A pretrained tag, an address or a file is a checkpoint there; of detectors and segmentors, the authors' own files too.
+"""
+_EXAMPLES = {
+    "van-b0_8xb128_in1k": "van_b0.in1k",
+    "litv2-s_8xb128_in1k": "litv2_s.in1k",
+    "litv2-s_retinanet-fpn_8xb2-1x_coco": None,  # None: the entry's own weights
+    "litv2-s_mask-rcnn-fpn_8xb2-1x_coco": None,
+    "litv2-s_semfpn_8xb2-80k_ade20k-512x512": None,
+    "van-b2_upernet_8xb2-160k_ade20k-512x512": None,
+}
 
 
 def _row(entry: Entry) -> list[str]:
@@ -264,9 +317,11 @@ def _row(entry: Entry) -> list[str]:
         return "–" if number is None else number.text.partition(" ")[0]
 
     if entry.weights:
-        weights = f"[{entry.weights.rpartition('/')[2].partition('?')[0] or 'file'}]({entry.weights})"
+        address, _, named = entry.weights.partition("#file=")
+        weights = f"[{named or address.rpartition('/')[2].partition('?')[0]}]({address})"
     else:
-        weights = entry.weights_note or "–"
+        weights = re.sub(r"https://\S+[^\s,)]", r"[its page](\g<0>)", entry.weights_note or "–")
+    results = [entry.accuracy(dataset, metric) or "–" for _, dataset, metric in _TASKS[entry.task][1]]
     return [
         f"`{entry.title}`",
         "x".join(str(n) for n in dict.fromkeys(entry.img_size)),
@@ -274,26 +329,41 @@ def _row(entry: Entry) -> list[str]:
         printed(entry.published_params),
         f"{entry.macs / 1e9:.2f}",
         printed(entry.published_macs),
-        entry.accuracy("ImageNet-1k", sources=[s for s in SOURCES if s != "measured"]) or "–",
-        entry.accuracy("Digits", sources=["measured"]).partition(" ")[0] or "–",
+        *results,
         weights,
         f"[{Path(entry.config).stem}]({entry.config})" if entry.config else "–",
         entry.license,
     ]
 
 
+def _table(task: str, entries: Sequence[Entry]) -> list[str]:
+    columns = ["model", "input", "params M, counted", "published", "GMACs, counted", "published"]
+    results = range(len(columns), len(columns) + len(_TASKS[task][1]))
+    columns += [title for title, _, _ in _TASKS[task][1]] + ["weights", "config", "licence"]
+    rows = [_row(entry) for entry in entries]
+    empty = {i for i in results if all(row[i] == "–" for row in rows)}
+    rows = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell for i, cell in enumerate(row) if i not in empty) + " |" for row in rows]
+
+
 def render(entries: Sequence[Entry]) -> str:
-    """MODEL_ZOO.md: a section a family, a row an entry."""
+    """MODEL_ZOO.md: a section a family, in it a table a task, a row an entry; then what is unverified."""
     lines = [_INTRODUCTION]
     for collection in dict.fromkeys(entry.collection for entry in entries):
         lines += [
             f"## {collection.name}\n",
             f"[{collection.paper_title}]({collection.paper_url}); [the authors' code]({collection.code_url}).\n",
-            "| " + " | ".join(_COLUMNS) + " |",
-            "| " + " | ".join(["---"] * len(_COLUMNS)) + " |",
         ]
-        lines += ["| " + " | ".join(_row(e)) + " |" for e in entries if e.collection == collection]
-        lines.append("")
+        for task, (title, _) in _TASKS.items():
+            chosen = [e for e in entries if e.collection == collection and e.task == task]
+            if chosen:
+                lines += ([f"### {title}\n"] if title else []) + _table(task, chosen) + [""]
+    by_name = {entry.name: entry for entry in entries}
+    examples = [(by_name[name], source) for name, source in _EXAMPLES.items() if name in by_name]
+    commands = [
+        shlex.join(["python", "tools/test.py", e.config or "", source or e.weights or ""]) for e, source in examples
+    ]
+    lines.append(_UNVERIFIED.format(commands="\n".join(commands)))
     return "\n".join(lines)
 
 

@@ -51,6 +51,7 @@ def attend_explicitly(x: Tensor, weight: Tensor) -> Tensor:
         (lambda x, w: torch.einsum("bchw,cd->bdhw", x, w), (3, 7), (3, 4, 5), 3 * 7 * 4 * 5),
         (F.conv2d, (6, 3, 3, 3), (3, 10, 10), 8 * 8 * 6 * 3 * 9),
         (lambda x, w: F.conv2d(x, w, None, 2, 1, 1, 3), (3, 1, 3, 3), (3, 10, 10), 5 * 5 * 3 * 9),
+        (lambda x, w: F.conv_transpose2d(x, w, stride=2), (3, 6, 2, 2), (3, 5, 5), 5 * 5 * 3 * 6 * 4),
         (lambda x, w: F.conv1d(x[:, 0], w), (6, 4, 3), (1, 4, 10), 8 * 6 * 4 * 3),
         # an offset a tap; four multiplications a sampled value
         (lambda x, w: deform_conv2d(x, x.new_zeros(1, 8, 9, 9), w), (6, 3, 2, 2), (3, 10, 10), 81 * (6 + 4) * 3 * 4),
@@ -193,7 +194,16 @@ def test_command_goes_on_after_a_model_that_fails(capsys: pytest.CaptureFixture[
     assert "test_resnet" in captured.out
 
 
-@pytest.mark.parametrize("arguments", [[], ["van_b99"], ["test_van", "--img-size", "1", "2", "3"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["van_b99"],
+        ["test_van", "--img-size", "1", "2", "3"],
+        ["configs/van/classification/van-b0_8xb128_in1k.py"],  # a config has no size of its own
+        ["configs/none.py", "--img-size", "224"],
+    ],
+)
 def test_command_refuses_bad_arguments(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(arguments)

@@ -1,13 +1,24 @@
 """Metafiles are read strictly, and the page follows from them."""
 
 import csv
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import timm
 
 import backbones  # noqa: F401  registers the models
-from tools.model_zoo import ROOT, MetafileError, Published, load_metafile, load_metafiles, main, render
+from tools.model_zoo import (
+    BEYOND_BACKBONES,
+    ROOT,
+    MetafileError,
+    Published,
+    load_metafile,
+    load_metafiles,
+    main,
+    render,
+)
 
 METAFILE = """
 Collections:
@@ -61,7 +72,7 @@ def test_page_has_the_entry(tmp_path: Path) -> None:
         "0.87",
         "0.9",
         "75.4 *paper*",
-        "98.1",
+        "98.1 *measured*",
         "[family_s.pth](https://example.org/files/family_s.pth?dl=1)",
         "–",
         "mit",
@@ -89,6 +100,43 @@ def test_broken_metafile_is_named(tmp_path: Path, old: str, new: str, message: s
     with pytest.raises(MetafileError, match=message) as error:
         load_metafile(path)
     assert "family/metafile.yml" in str(error.value)
+
+
+DETECTOR = """\
+  - Name: family-s_retinanet
+    Model: family_s.in1k
+    In Collection: Family
+    Metadata: {Training Data: COCO, Input Size: [800, 1280], Parameters: 23600000, FLOPs: 253000000000}
+    Published: {Parameters: 23.6 M, MACs: not printed, Source: paper}
+    Results:
+      - {Task: Object Detection, Dataset: COCO, Metrics: {box AP: 42.3}, Source: paper}
+    Weights Note: by hand from https://example.org/page
+    Weights Layout: official
+    Weights Key: state_dict
+    Config: configs/van/detection/van-b1_retinanet-fpn_8xb2-1x_coco.py
+"""
+
+
+def test_detectors_have_a_table_of_their_own(tmp_path: Path) -> None:
+    entries = load_metafile(write(tmp_path, METAFILE + DETECTOR))
+    assert [entry.task for entry in entries] == ["classification", "detection"]
+    page = render(entries)
+    table = page.partition("### Detection on COCO\n\n")[2].partition("\n\n")[0].splitlines()
+    assert [cell.strip() for cell in table[0].strip("|").split("|")][6:8] == ["box AP", "weights"]  # no empty columns
+    assert table[2].startswith(
+        "| `family_s.in1k` | 800x1280 | 23.60 | 23.6 | 253.00 | – | 42.3 *paper* | by hand from ["
+    )
+    assert "family_s.in1k" in page.partition("### Detection")[0] and "42.3" not in page.partition("### Detection")[0]
+
+
+def test_what_is_unverified_can_be_run() -> None:
+    """Each line names a tool, a config, and weights that are in a metafile or belong to a tag."""
+    lines = re.findall(r"^python (.*)$", (ROOT / "MODEL_ZOO.md").read_text(), re.MULTILINE)
+    known = {entry.config: entry for entry in load_metafiles()}
+    assert {known[shlex.split(line)[1]].task for line in lines} == {"classification", "detection", "segmentation"}
+    for line in lines:
+        tool, config, checkpoint = shlex.split(line)
+        assert (ROOT / tool).is_file() and checkpoint in (known[config].weights, known[config].model)
 
 
 def test_double_entry_is_refused(tmp_path: Path) -> None:
@@ -122,7 +170,7 @@ def test_csv_has_timms_columns(tmp_path: Path) -> None:
 
 
 def test_weights_are_those_that_the_tag_loads() -> None:
-    entries = [e for e in load_metafiles() if e.weights and "." in e.model]
+    entries = [e for e in load_metafiles() if e.weights and "." in e.model and e.task not in BEYOND_BACKBONES]
     assert entries
     for entry in entries:
         cfg = timm.models.get_pretrained_cfg(entry.model)
