@@ -12,6 +12,7 @@ Differs from the reference: nothing known. Its dense prediction code runs the st
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,6 +164,7 @@ def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
 
 _HUB = "https://huggingface.co/Visual-Attention-Network"
 _OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0/van"
+_SHIPPED = Path(__file__).parents[1] / "weights" / "digits"  # trained on scikit-learn's scans of digits
 # ImageNet-22K was trained with ConvNeXt's pipeline.
 _IN21K = {"num_classes": 0, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "crop_pct": 0.875}
 
@@ -176,7 +178,13 @@ default_cfgs = generate_default_cfgs(
         "van_b4.in21k": _cfg(f"{_OPENMMLAB}/van-b4_3rdparty_in21k_20220909-db926b18.pth", **_IN21K),
         "van_b5.in21k": _cfg(f"{_OPENMMLAB}/van-b5_3rdparty_in21k_20220909-18e904e3.pth", **_IN21K),
         "van_b6.in21k": _cfg(f"{_OPENMMLAB}/van-b6_3rdparty_in21k_20220909-96c2cb3a.pth", **_IN21K),
-        "test_van": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
+        "test_van.digits": _cfg(
+            file=str(_SHIPPED / "test_van.safetensors"),
+            num_classes=10,
+            input_size=(3, 64, 64),
+            pool_size=(2, 2),
+            crop_pct=1.0,
+        ),
     }
 )
 
