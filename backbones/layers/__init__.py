@@ -25,8 +25,9 @@ from backbones.layers.pos_embed import ConvPosEnc
 from backbones.layers.proxy_attention import ProxyTokenAttention
 from backbones.layers.rope import rotary_table, rotate
 from backbones.layers.self_guided import HybridAttention, LePEAttention, SelfGuidedAttention, TokenMerge
-from backbones.layers.sincos import cached_sincos_grid, sincos, sincos_grid
+from backbones.layers.sincos import sincos, sincos_grid
 from backbones.layers.super_token import SuperTokenAttention
+from backbones.layers.tables import kept_by_size
 from backbones.layers.window import halo_partition, pad_to_multiple, window_partition, window_unpartition
 from backbones.layers.window_attention import WindowAttention
 from backbones.layers.window_grid import WindowGrid, attention_bias, window_grid
@@ -61,8 +62,8 @@ __all__ = [
     "attend",
     "attend_heads",
     "attention_bias",
-    "cached_sincos_grid",
     "halo_partition",
+    "kept_by_size",
     "linear",
     "merge_heads",
     "modulate",

@@ -1,9 +1,9 @@
 """Fixed sines and cosines of positions and times (Vaswani et al., arXiv:1706.03762, section 3.5)."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
+
+from backbones.layers.tables import kept_by_size
 
 
 def sincos(position: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
@@ -16,10 +16,11 @@ def sincos(position: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def sincos_grid(frames: int, height: int, width: int, dim: int) -> Tensor:
+@kept_by_size
+def sincos_grid(frames: int, height: int, width: int, dim: int, device: torch.device) -> Tensor:
     """Table of a grid's positions: a quarter of the channels for the frame, 3 / 8 each for column and row, in order.
 
-    (frames, height, width, dim), float32 on the CPU, computed in float64.
+    (frames, height, width, dim), float32, computed in float64 on the CPU; kept for the sizes last asked for.
 
     Raises:
         ValueError: If ``dim`` is not a multiple of 16, so that some part would have an odd width.
@@ -32,11 +33,4 @@ def sincos_grid(frames: int, height: int, width: int, dim: int) -> Tensor:
         shape = [1, 1, 1, part]
         shape[(0, 2, 1)[axis]] = count
         parts.append(table.view(shape).expand(frames, height, width, part))
-    return torch.cat(parts, dim=-1).float()
-
-
-@lru_cache(maxsize=16)
-def cached_sincos_grid(frames: int, height: int, width: int, dim: int, device: torch.device) -> Tensor:
-    """``sincos_grid`` on a device, kept for the sizes that were last asked for."""
-    with torch.inference_mode(False):  # what is kept must be fit for training too
-        return sincos_grid(frames, height, width, dim).to(device)
+    return torch.cat(parts, dim=-1).float().to(device)

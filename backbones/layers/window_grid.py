@@ -4,12 +4,13 @@ The shift and its mask are those of Liu et al., "Swin Transformer", arXiv:2103.1
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from backbones.layers.tables import kept_by_size
 
 Triple = tuple[int, int, int]
 
@@ -103,53 +104,51 @@ def attention_bias(seen: Tensor | None, x: Tensor) -> Tensor | None:
     return bias.expand(x.shape[0], *seen.shape).flatten(0, 1)[:, None]
 
 
-def _same(regions: Tensor) -> Tensor | None:
-    """(P, n) numbers of regions -> (P, n, n) whether two tokens are of the same one; None if there is but one."""
-    seen = regions[:, :, None] == regions[:, None]
-    return None if bool(seen.all()) else seen
+def _same(regions: Tensor) -> Tensor:
+    """(P, n) numbers of regions -> (P, n, n) whether two tokens are of the same one."""
+    return regions[:, :, None] == regions[:, None]
 
 
-@lru_cache(maxsize=16)
+@kept_by_size
 def window_grid(grid: Triple, window: Triple, device: torch.device) -> WindowGrid:
-    """The windows of a grid; kept for the sizes and devices that were last asked for.
+    """The windows of a grid; kept for the sizes and devices last asked for.
 
     Args:
         grid: Frames, rows and columns of the tokens.
         window: Frames, rows and columns of a window.
         device: Where the tables are needed.
     """
-    # Tables that are kept must be fit for training too, and are computed where their values can be looked at.
-    with torch.inference_mode(False), torch.device("cpu"):
-        padded = tuple(-(-side // size) * size for side, size in zip(grid, window, strict=True))
-        shifts = tuple(size // 2 for size in window)
-        back = tuple(-shift for shift in shifts)
+    F_, H, W = grid
+    padded = tuple(-(-side // size) * size for side, size in zip(grid, window, strict=True))
+    shifts = tuple(size // 2 for size in window)
 
-        valid = torch.zeros(padded, dtype=torch.bool)
-        valid[: grid[0], : grid[1], : grid[2]] = True
-        regions = torch.zeros(padded, dtype=torch.long)  # of the rolled grid
-        for axis, (side, size, shift) in enumerate(zip(padded, window, shifts, strict=True)):
-            if shift:
-                at = torch.arange(side)
-                part = (at >= side - size).long() + (at >= side - shift)
-                regions = regions * 3 + part.view([-1 if i == axis else 1 for i in range(3)])
-        regions = regions.masked_fill(~valid.roll(back, (0, 1, 2)), -1)
+    def rolled(x: Tensor) -> Tensor:
+        return x.roll(tuple(-shift for shift in shifts), (0, 1, 2))
 
-        row_major = torch.arange(prod(padded)).view(padded)
-        place = _windows(row_major[None], window).flatten().argsort()  # among the windows, of each token of the grid
-        shifted = place[_windows(row_major.roll(back, (0, 1, 2))[None], window).flatten()]
-        valid_windows = _windows(valid[None], window)[0]
-        whole = bool(valid.all())
+    def windows(x: Tensor) -> Tensor:
+        return _windows(x[None], window)[0]
 
-        def kept(table: Tensor | None) -> Tensor | None:
-            return None if table is None else table.to(device)
+    valid = torch.zeros(padded, dtype=torch.bool, device=device)
+    valid[:F_, :H, :W] = True
+    regions = torch.zeros(padded, dtype=torch.long, device=device)  # of the rolled grid
+    for axis, (side, size, shift) in enumerate(zip(padded, window, shifts, strict=True)):
+        if shift:
+            at = torch.arange(side, device=device)
+            part = (at >= side - size).long() + (at >= side - shift)
+            regions = regions * 3 + part.view([-1 if i == axis else 1 for i in range(3)])
+    regions = regions.masked_fill(~rolled(valid), -1)
 
-        return WindowGrid(
-            grid=grid,
-            window=window,
-            padded=padded,
-            shifted=shifted.to(device),
-            unshifted=shifted.argsort().to(device),
-            seen=kept(_same(valid_windows.long())),
-            shifted_seen=kept(_same(_windows(regions[None], window)[0])),
-            valid=None if whole else valid_windows.to(device),
-        )
+    row_major = torch.arange(prod(padded), device=device).view(padded)
+    place = windows(row_major).flatten().argsort()  # among the windows, of each token of the grid
+    shifted = place[windows(rolled(row_major)).flatten()]
+    whole = padded == grid
+    return WindowGrid(
+        grid=grid,
+        window=window,
+        padded=padded,
+        shifted=shifted,
+        unshifted=shifted.argsort(),
+        seen=None if whole else _same(windows(valid).long()),
+        shifted_seen=None if whole and not any(shifts) else _same(windows(regions)),
+        valid=None if whole else windows(valid),
+    )

@@ -24,7 +24,6 @@ last layer.
 """
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +43,6 @@ from backbones.layers import (
     SharedModulation,
     WindowGrid,
     attention_bias,
-    cached_sincos_grid,
     modulate,
     sincos,
     sincos_grid,
@@ -89,7 +87,11 @@ class PTDiTConfig:
         """Frames, rows and columns of the windows of a grid of tokens; of those not in the table, of the nearest."""
         if self.window_size is not None:
             return self.window_size
-        side = WINDOW_SIDES[min(WINDOW_SIDES, key=lambda tokens: abs(math.log(tokens**2 / (height * width))))]
+        *smaller, last = WINDOW_SIDES
+        tokens = next(
+            (tokens for tokens in smaller if height * width <= 2 * tokens**2), last
+        )  # by ratio, not difference
+        side = WINDOW_SIDES[tokens]
         return (WINDOW_FRAMES if frames > 1 else 1, side, side)
 
 
@@ -121,17 +123,14 @@ class LatentEmbed(nn.Module):
     def reset_parameters(self) -> None:
         """Compute the stored table."""
         dim = self.pos_embed.shape[-1]
-        self.pos_embed.copy_(sincos_grid(*self.grid, dim).view_as(self.pos_embed))
+        self.pos_embed.copy_(sincos_grid(*self.grid, dim, self.pos_embed.device).view_as(self.pos_embed))
 
     def positions(self, frames: int, height: int, width: int) -> Tensor:
         """(frames, height, width, dim)"""
         dim = self.pos_embed.shape[-1]
         if (frames, height, width) == self.grid:
             return self.pos_embed.view(frames, height, width, dim)
-        make = cached_sincos_grid
-        return (make.__wrapped__ if torch.compiler.is_compiling() else make)(
-            frames, height, width, dim, self.pos_embed.device
-        )
+        return sincos_grid(frames, height, width, dim, self.pos_embed.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """The one place where the latents' memory is re-laid."""
@@ -430,8 +429,7 @@ class PTDiT(nn.Module):
         x = self.stem((x if x.ndim == 5 else x[:, :, None]).to(self.stem.proj.weight.dtype))
         size = (int(x.shape[1]), int(x.shape[2]), int(x.shape[3]))  # tensors while a trace is recorded
         window = self.cfg.window(*size)
-        make = window_grid.__wrapped__ if torch.compiler.is_compiling() else window_grid
-        grid = make(size, window, x.device)
+        grid = window_grid(size, window, x.device)
         return grid.partition(x), grid, self.cfg.proxy_size or window
 
     def _run(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones.layers import cached_sincos_grid, set_fast_kernels, window_grid
+from backbones.layers import set_fast_kernels, sincos_grid, window_grid
 from backbones.models.ptdit import VARIANTS, PTDiT
 from backbones.weights import convert_state_dict
 from tests.reference_values import assert_matches, load_reference, official_state_dict
@@ -154,7 +154,7 @@ def test_sizes_may_change_from_call_to_call() -> None:
         in_turn = [model(noise(1, 4, *size), 500) for size in sizes]
         for size, y in zip(sizes, in_turn, strict=True):
             window_grid.cache_clear()
-            cached_sincos_grid.cache_clear()
+            sincos_grid.cache_clear()
             assert torch.equal(model(noise(1, 4, *size), 500), y)
 
 

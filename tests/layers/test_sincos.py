@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from backbones.layers import cached_sincos_grid, sincos, sincos_grid
+from backbones.layers import sincos, sincos_grid
+
+CPU = torch.device("cpu")
 
 
 def test_sines_then_cosines():
@@ -16,22 +18,10 @@ def test_sines_then_cosines():
 
 
 def test_grid_has_frame_then_column_then_row():
-    table = sincos_grid(3, 4, 5, 32)
+    table = sincos_grid(3, 4, 5, 32, CPU)
     assert table.shape == (3, 4, 5, 32) and table.dtype == torch.float32
     for f, h, w in ((0, 0, 0), (2, 3, 1), (1, 0, 4)):
         parts = [sincos(torch.tensor(float(at), dtype=torch.float64), d) for at, d in ((f, 8), (w, 12), (h, 12))]
         torch.testing.assert_close(table[f, h, w], torch.cat(parts).float())
     with pytest.raises(ValueError, match="multiple of 16, got 24"):
-        sincos_grid(1, 2, 2, 24)
-
-
-def test_table_is_kept_and_fit_for_training():
-    cached_sincos_grid.cache_clear()
-    with torch.inference_mode():
-        table = cached_sincos_grid(1, 2, 3, 16, torch.device("cpu"))
-    assert not table.is_inference()
-    assert cached_sincos_grid(1, 2, 3, 16, torch.device("cpu")) is table
-    assert torch.equal(table, sincos_grid(1, 2, 3, 16))
-    for side in range(1, 50):
-        cached_sincos_grid(1, side, 1, 16, torch.device("cpu"))
-    assert cached_sincos_grid.cache_info().currsize <= 16
+        sincos_grid(1, 2, 2, 24, CPU)

@@ -1,0 +1,27 @@
+"""Tables that depend on the size of the input alone."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def kept_by_size(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a function made for the 16 sets of arguments that it last saw; ``cache_clear`` and ``cache_info`` too.
+
+    What is made in inference mode is then fit for training, too. While a program is compiled or exported nothing is
+    kept: what is made there is part of the program, not a tensor.
+    """
+
+    @functools.lru_cache(maxsize=16)
+    def kept(*args: Any) -> Any:
+        with torch.inference_mode(False):
+            return make(*args)
+
+    @functools.wraps(make)
+    def call(*args: Any) -> Any:
+        return make(*args) if torch.compiler.is_compiling() else kept(*args)
+
+    call.cache_clear, call.cache_info = kept.cache_clear, kept.cache_info  # type: ignore[attr-defined]
+    return call
