@@ -14,7 +14,7 @@ from backbones.layers.attention import attend, merge_heads, split_heads
 from backbones.layers.depthwise import DepthwiseConv
 from backbones.layers.layout import to_nchw, to_nhwc
 from backbones.layers.linear import Linear
-from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
 def attend_and_score(
@@ -147,7 +147,8 @@ class HybridAttention(nn.Module):
         k, v = self.kv1(tokens).flatten(1, 2).chunk(2, dim=-1)
         out, received = attend_and_score(self.q1(x).flatten(1, 2), k, v, self.half_heads)
         received = received.view(B, h, 1, w, 1).expand(B, h, self.sr_ratio, w, self.sr_ratio)
-        return out.view(B, H, W, C // 2), received.reshape(B, h * self.sr_ratio, w * self.sr_ratio)[:, :H, :W]
+        received = received.reshape(B, h * self.sr_ratio, w * self.sr_ratio)
+        return out.view(B, H, W, C // 2), crop(received, H, W)
 
     def attend_locally(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, H, W, C) -> (B, H, W, C / 2), (B, H, W)"""
@@ -160,7 +161,7 @@ class HybridAttention(nn.Module):
         out, received = attend_and_score(self.q2(windows), k, v, self.half_heads, valid)
         out = window_unpartition(out, self.window_size, padded_h, padded_w)
         received = window_unpartition(received.unsqueeze(-1), self.window_size, padded_h, padded_w)
-        return out[:, :H, :W], received[:, :H, :W, 0]
+        return crop(out, H, W), crop(received, H, W).squeeze(-1)
 
     def forward(self, x: Tensor, significance: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         far, received_far = self.attend_globally(x)

@@ -26,7 +26,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 def crop(x: Tensor, H: int, W: int) -> Tensor:
     """The top left H x W pixels of a map, a view: what undoes ``pad_to_multiple``.
 
-    x: (B, H', W', C) -> (B, H, W, C)
+    x: (B, H', W', ...) -> (B, H, W, ...)
     """
     exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()
     if exporting:  # whether a slice is the whole map would fix the size

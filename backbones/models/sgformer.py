@@ -88,6 +88,12 @@ def sincos_table(height: int, width: int, dim: int) -> Tensor:
     return torch.cat([columns, rows], dim=-1)[None]
 
 
+def resample_table(table: Tensor, height: int, width: int) -> Tensor:
+    """Resample a position table bicubically. table: (1, H, W, dim) -> (1, height, width, dim)"""
+    # Antialiasing has a derivative that crashes PyTorch's compiler where sizes are symbols.
+    return resample_abs_pos_embed_nhwc(table, [height, width], antialias=False)
+
+
 class ConvNorm(nn.Module):
     """3x3 convolution without bias, then one normalisation over all channels and pixels.
 
@@ -135,7 +141,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv3(self.act(self.conv2(self.act(self.conv1(x))))))
-        return x + resample_abs_pos_embed_nhwc(self.pos_embed, [x.shape[1], x.shape[2]])
+        return x + resample_table(self.pos_embed, x.shape[1], x.shape[2])
 
 
 class Downsample(nn.Module):
@@ -254,7 +260,7 @@ class SGFormer(PyramidBackbone):
     @torch.jit.ignore
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resample the position table to images of this size, so that they need no resampling in each forward pass."""
-        table = resample_abs_pos_embed_nhwc(self.stem.pos_embed.detach(), list(_table_size(img_size)))
+        table = resample_table(self.stem.pos_embed.detach(), *_table_size(img_size))
         self.stem.pos_embed = nn.Parameter(table.contiguous(), self.stem.pos_embed.requires_grad)
         self.cfg = dataclasses.replace(self.cfg, img_size=img_size)
 
@@ -269,7 +275,7 @@ class SGFormer(PyramidBackbone):
             if table.ndim == 3 and side * side == table.shape[1]:
                 table = table.unflatten(1, (side, side))
             if table.ndim == 4 and table.shape[-1] == dim:
-                state_dict[key] = resample_abs_pos_embed_nhwc(table, [height, width]).contiguous()
+                state_dict[key] = resample_table(table, height, width).contiguous()
         return state_dict
 
     @torch.jit.ignore
