@@ -38,9 +38,9 @@ class Autoencoder:
             self.stride = 2 ** (len(config.block_out_channels) - 1)
             self.video = any(p.ndim == 5 for p in self.vae.parameters())
             self.frame_stride = int(config.temporal_compression_ratio) if self.video else 1
+            self.scale, self.shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
         except (AttributeError, OSError, ValueError) as error:
-            raise ValueError(f"{source} has no autoencoder that diffusers reads: {error}") from error
-        self.scale, self.shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
+            raise ValueError(f"{source} has no autoencoder that is read here: {error}") from error
         self.device = device
 
     def latent_frames(self, frames: int) -> int:

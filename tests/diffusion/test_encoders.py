@@ -98,7 +98,7 @@ def test_parts_that_are_missing(pipeline, tmp_path):
         Autoencoder(tmp_path)
     with pytest.raises(ValueError, match="neither tokenizer/tokenizer_config.json"):
         TextEncoder(pipeline / "vae")
-    with pytest.raises(ValueError, match="no autoencoder that diffusers reads"):
+    with pytest.raises(ValueError, match="no autoencoder that is read here"):
         Autoencoder(pipeline / "text_encoder")
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "text_encoder" / "config.json").write_bytes((pipeline / "text_encoder" / "config.json").read_bytes())
