@@ -184,7 +184,10 @@ def _entry(raw: Mapping[str, Any], collections: Mapping[str, Collection], where:
     if config and not (ROOT / config).is_file():
         raise MetafileError(f"{where}: there is no {config}")
 
-    size = metadata["Input Size"]
+    size = metadata["Input Size"]  # a number, or text: OpenMMLab's tools stumble over a list of numbers
+    if not re.fullmatch(r"\d+(x\d+)?", str(size)):
+        raise MetafileError(f"{where}: Input Size {size!r}: write 224, or 256x192 for height and width")
+    sides = [int(side) for side in str(size).split("x")]
     data = metadata["Training Data"]
     collection = collections[raw["In Collection"]]
     return Entry(
@@ -192,7 +195,7 @@ def _entry(raw: Mapping[str, Any], collections: Mapping[str, Collection], where:
         model=raw["Model"],
         collection=collection,
         training_data=tuple(data) if isinstance(data, list) else (data,),
-        img_size=(size, size) if isinstance(size, int) else tuple(size),
+        img_size=(sides[0], sides[-1]),
         options=metadata.get("Options") or {},
         num_classes=metadata.get("Classes", 1000),
         params=metadata["Parameters"],

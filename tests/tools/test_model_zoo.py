@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import yaml
 
 import backbones  # noqa: F401  registers the models
 from tools.model_zoo import (
@@ -30,7 +31,7 @@ Models:
   - Name: family-s_in1k
     Model: family_s.in1k
     In Collection: Family
-    Metadata: {Training Data: ImageNet-1k, Input Size: [256, 192], Parameters: 4105800, FLOPs: 868118912}
+    Metadata: {Training Data: ImageNet-1k, Input Size: 256x192, Parameters: 4105800, FLOPs: 868118912}
     Published: {Parameters: 4.1 M, MACs: 0.9 G, Source: paper}
     Results:
       - {Task: Image Classification, Dataset: ImageNet-1k, Metrics: {Top 1 Accuracy: 75.4}, Source: paper}
@@ -91,6 +92,7 @@ def test_page_has_the_entry(tmp_path: Path) -> None:
         ("    Weights: https://example.org/files/family_s.pth?dl=1\n", "", "Weights Note"),
         ("    Weights:", "    Config: configs/none.py\n    Weights:", "there is no configs/none.py"),
         ("Parameters: 4105800, ", "", "Parameters missing"),
+        ("256x192", "[256, 192]", r"Input Size \[256, 192\]: write 224, or 256x192"),
         ("Models:", "Modles:", "needs the lists Collections and Models"),
     ],
 )
@@ -106,7 +108,7 @@ DETECTOR = """\
   - Name: family-s_retinanet
     Model: family_s.in1k
     In Collection: Family
-    Metadata: {Training Data: COCO, Input Size: [800, 1280], Parameters: 23600000, FLOPs: 253000000000}
+    Metadata: {Training Data: COCO, Input Size: 800x1280, Parameters: 23600000, FLOPs: 253000000000}
     Published: {Parameters: 23.6 M, MACs: not printed, Source: paper}
     Results:
       - {Task: Object Detection, Dataset: COCO, Metrics: {box AP: 42.3}, Source: paper}
@@ -178,6 +180,19 @@ def test_weights_are_those_that_the_tag_loads() -> None:
             assert entry.weights.startswith(f"https://huggingface.co/{cfg.hf_hub_id}/"), entry.model
         else:
             assert entry.weights == cfg.url, entry.model
+
+
+def test_openmmlabs_tools_can_read_the_files() -> None:
+    """The index names every metafile; names are unique; mim joins the entries of a list as texts."""
+    index = yaml.safe_load((ROOT / "model-index.yml").read_text())
+    files = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").glob("*/metafile.yml"))
+    assert index == {"Import": files}
+    contents = [yaml.safe_load((ROOT / file).read_text()) for file in files]
+    models = [model for content in contents for model in content["Models"]]
+    assert len({model["Name"] for model in models}) == len(models)
+    for entry in models + [collection for content in contents for collection in content["Collections"]]:
+        for value in entry["Metadata"].values():
+            assert not isinstance(value, list) or all(isinstance(text, str) for text in value), entry["Name"]
 
 
 def test_configs_of_the_families_exist() -> None:
