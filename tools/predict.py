@@ -16,6 +16,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ class Trained:
     @property
     def is_classifier(self) -> bool:
         return self.cfg.default_scope == "mmpretrain"
+
+    @cached_property
+    def visualizer(self) -> Any:
+        from mmengine.registry import VISUALIZERS
+
+        options = dict(self.cfg.visualizer, name="predict", vis_backends=None)
+        visualizer = VISUALIZERS.get(options.pop("type"))(**options)
+        visualizer.dataset_meta = self.meta
+        return visualizer
 
     def __call__(self, files: Sequence[str]) -> list:
         from mmengine.dataset import pseudo_collate
@@ -143,14 +153,11 @@ def draw(
 def draw_sample(trained: Trained, file: str, sample: Any, path: str | Path, score_thr: float) -> None:
     """Draw boxes, masks or a segmentation over the image with the library's visualizer; truth, if any, on the left."""
     import mmcv
-    from mmengine.registry import VISUALIZERS
 
-    visualizer = VISUALIZERS.build(dict(trained.cfg.visualizer, name="predict", vis_backends=None))
-    visualizer.dataset_meta = trained.meta
     image = mmcv.imread(file, channel_order="rgb")
     options = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
     options["draw_gt"] = "gt_instances" in sample or "gt_sem_seg" in sample
-    visualizer.add_datasample("", image, sample, out_file=str(path), **options)
+    trained.visualizer.add_datasample("", image, sample, out_file=str(path), **options)
 
 
 def describe_sample(sample: Any, classes: Sequence[str], score_thr: float, map_path: Path) -> dict[str, Any]:

@@ -126,7 +126,12 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
 
 
 def test_model_and_config_exclude_each_other(capsys):
-    for arguments in ([], ["--model", "test_davit", "--config", "a.py"], ["--config", "a.py"], ["--checkpoint", "a.pth"]):
+    for arguments in (
+        [],
+        ["--model", "test_davit", "--config", "a.py"],
+        ["--config", "a.py"],
+        ["--checkpoint", "a.pth"],
+    ):
         with pytest.raises(SystemExit):
             predict.main(["a.png", *arguments])
         assert "give either --model" in capsys.readouterr().err
