@@ -34,7 +34,6 @@ _MODEL_KEYS = {"Name", "Model", "In Collection", "Metadata", "Published", "Resul
     "Weights Note",
     "Weights Layout",
     "Weights Key",
-    "SHA256",
     "Mirrors",
     "License",
     "Converted From",

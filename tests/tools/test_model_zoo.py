@@ -9,7 +9,7 @@ import pytest
 import timm
 import yaml
 
-import backbones  # noqa: F401  registers the models
+from backbones.models._pyramid import _variants
 from tools.model_zoo import (
     BEYOND_BACKBONES,
     ROOT,
@@ -180,6 +180,17 @@ def test_weights_are_those_that_the_tag_loads() -> None:
             assert entry.weights.startswith(f"https://huggingface.co/{cfg.hf_hub_id}/"), entry.model
         else:
             assert entry.weights == cfg.url, entry.model
+
+
+def test_layouts_and_keys_are_those_that_are_read() -> None:
+    """Every published file is in a layout that its model converts, under a key that is looked for."""
+    for path in (ROOT / "configs").glob("*/metafile.yml"):
+        for raw in yaml.safe_load(path.read_text())["Models"]:
+            model_cls = _variants[raw["Model"].split(".")[0]]
+            published = raw.get("Weights") or "http" in raw.get("Weights Note", "")
+            if published and model_cls.task == "classification":
+                assert raw["Weights Layout"] in model_cls.checkpoint_layouts, raw["Name"]
+                assert raw.get("Weights Key", "state_dict") in model_cls.checkpoint_entries, raw["Name"]
 
 
 def test_openmmlabs_tools_can_read_the_files() -> None:
