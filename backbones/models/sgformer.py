@@ -36,7 +36,7 @@ from backbones.layers import (
     to_nchw,
     to_nhwc,
 )
-from backbones.models._pyramid import PyramidBackbone, Stage, image_to_map, register_variants
+from backbones.models._pyramid import PyramidBackbone, Stage, image_to_map, register_variants, update_model_input_size
 
 __all__ = ["SGFormer"]
 
@@ -263,6 +263,7 @@ class SGFormer(PyramidBackbone):
         table = resample_table(self.stem.pos_embed.detach(), *_table_size(img_size))
         self.stem.pos_embed = nn.Parameter(table.contiguous(), self.stem.pos_embed.requires_grad)
         self.cfg = dataclasses.replace(self.cfg, img_size=img_size)
+        update_model_input_size(self, img_size)
 
     @torch.jit.ignore
     def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

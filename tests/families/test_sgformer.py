@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from timm.models._input import get_model_traits
 from torch import Tensor, nn
 
 import backbones
@@ -159,6 +160,7 @@ def test_input_size_resizes_the_table() -> None:
         model.set_input_size((64, 128))
         assert model.stem.pos_embed.shape == (1, 16, 32, 16)
         assert model.cfg.img_size == (64, 128)
+        assert get_model_traits(model)["img_size"] == (64, 128)
         torch.testing.assert_close(model(x), before)
     with pytest.raises(ValueError, match="img_size 20 is below the 32 pixels"):
         model.set_input_size(20)
