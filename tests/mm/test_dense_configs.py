@@ -302,6 +302,7 @@ class StopAfterOne(Hook):
         runner.train_loop.stop_training = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 @pytest.mark.parametrize("family", STEPS)
 def test_trains_evaluates_and_predicts(family, task, small_sets, tmp_path):
