@@ -273,19 +273,19 @@ _TASKS: dict[str, tuple[str, tuple[tuple[str, str, str], ...]]] = {
     ),
     "generation": ("", (("ImageNet-1k FID-50K", "ImageNet-1k", "FID-50K"), ("COCO FID-30K", "COCO", "FID-30K"))),
     "detection": (
-        "Detection on COCO",
+        "Detection",
         (
-            ("box AP", "COCO", "box AP"),
-            ("mask AP", "COCO", "mask AP"),
+            ("COCO box AP", "COCO", "box AP"),
+            ("COCO mask AP", "COCO", "mask AP"),
             ("digits box AP", "Digits", "box AP"),
             ("digits mask AP", "Digits", "mask AP"),
         ),
     ),
     "segmentation": (
-        "Segmentation on ADE20K",
+        "Segmentation",
         (
-            ("mIoU", "ADE20K", "mIoU"),
-            ("mIoU, several scales", "ADE20K", "mIoU(ms+flip)"),
+            ("ADE20K mIoU", "ADE20K", "mIoU"),
+            ("ADE20K mIoU, several scales", "ADE20K", "mIoU(ms+flip)"),
             ("digits mIoU", "Digits", "mIoU"),
         ),
     ),
