@@ -3,12 +3,15 @@
     python tools/complexity.py ptdit_xl_text tools.diffusion_baselines:pixart_xl --img-size 128 --attention
     python tools/benchmark.py ptdit_s_class --baseline tools.diffusion_baselines:dit_s --img-size 128 --batch-size 1
 
-``dit_*`` and ``pixart_*`` have the depth, width and heads of the PT-DiT of that size. ``pixart_xl`` is PixArt-alpha.
-Those that end in ``_2`` have two blocks only, for machines on which the whole is too slow to be timed. Sizes are of
-latents, as PT-DiT's.
+``dit_b`` and ``pixart_b`` have the depth, width and heads of ``ptdit_b_*``, and so for the sizes s, b, l, xl and h;
+``pixart_xl`` is PixArt-alpha. ``dit_b_2`` and ``ptdit_b_class_2`` have two blocks only, for machines on which the
+whole is too slow to be timed. Sizes are of latents, as PT-DiT's.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -62,46 +65,11 @@ class Baseline(nn.Module):
         return self.model(x, condition, times, return_dict=False)[0]
 
 
-def dit_s() -> Baseline:
-    """DiT with the depth and width of ``ptdit_s_class``."""
-    return Baseline("dit", "s")
-
-
-def dit_b() -> Baseline:
-    """DiT with the depth and width of ``ptdit_b_class``."""
-    return Baseline("dit", "b")
-
-
-def dit_l() -> Baseline:
-    """DiT with the depth and width of ``ptdit_l_class``."""
-    return Baseline("dit", "l")
-
-
-def dit_xl() -> Baseline:
-    """DiT with the depth and width of ``ptdit_xl_text``: DiT-XL."""
-    return Baseline("dit", "xl")
-
-
-def pixart_b() -> Baseline:
-    """PixArt with the depth and width of ``ptdit_b_text``."""
-    return Baseline("pixart", "b")
-
-
-def pixart_l() -> Baseline:
-    """PixArt with the depth and width of ``ptdit_l_text``."""
-    return Baseline("pixart", "l")
-
-
-def pixart_xl() -> Baseline:
-    """PixArt with the depth and width of ``ptdit_xl_text``: PixArt-alpha."""
-    return Baseline("pixart", "xl")
-
-
-def pixart_xl_2() -> Baseline:
-    """Two blocks of PixArt-alpha."""
-    return Baseline("pixart", "xl", depth=2)
-
-
-def ptdit_xl_2() -> nn.Module:
-    """Two blocks of ``ptdit_xl_text``."""
-    return backbones.create_model("ptdit_xl_text", depth=2)
+def __getattr__(name: str) -> Callable[[], nn.Module]:
+    """``dit_b``, ``pixart_xl_2``, ``ptdit_xl_text_2``: a callable that builds the model; a number is of its blocks."""
+    if match := re.fullmatch(rf"(dit|pixart)_({'|'.join(SIZES)})(?:_(\d+))?", name):
+        kind, size, depth = match.groups()
+        return lambda: Baseline(kind, size, int(depth) if depth else None)
+    if match := re.fullmatch(r"(ptdit_[a-z]+_(?:class|text))_(\d+)", name):
+        return lambda: backbones.create_model(match[1], depth=int(match[2]))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
