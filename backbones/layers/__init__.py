@@ -16,7 +16,7 @@ from backbones.layers.hilo import HiLoAttention
 from backbones.layers.kernels import set_fast_kernels, use_fast_kernels
 from backbones.layers.large_kernel import LargeKernelAttention
 from backbones.layers.layout import to_nchw, to_nhwc
-from backbones.layers.linear import Linear, linear
+from backbones.layers.linear import Linear, chain, linear
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU
 from backbones.layers.modulation import BlockModulation, SharedModulation, modulate
 from backbones.layers.multi_head import MultiHeadAttention
@@ -62,6 +62,7 @@ __all__ = [
     "attend",
     "attend_heads",
     "attention_bias",
+    "chain",
     "halo_partition",
     "kept_by_size",
     "linear",

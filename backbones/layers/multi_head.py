@@ -31,6 +31,10 @@ class MultiHeadAttention(nn.Module):
         self.v = Linear(dim, dim, **dd)
         self.proj = Linear(dim, dim, **dd)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    def heads(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """What the heads give, before it is projected: (B, N, dim)"""
         context = x if context is None else context
-        return self.proj(attend(self.q(x), self.k(context), self.v(context), self.num_heads, bias))
+        return attend(self.q(x), self.k(context), self.v(context), self.num_heads, bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return self.proj(self.heads(x, context, bias))

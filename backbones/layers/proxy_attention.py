@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from backbones.layers.linear import Linear
+from backbones.layers.linear import Linear, chain
 from backbones.layers.modulation import modulate
 from backbones.layers.multi_head import MultiHeadAttention
 from backbones.layers.window_grid import Triple, WindowGrid, attention_bias
@@ -39,5 +39,5 @@ class ProxyTokenAttention(nn.Module):
         else:
             shift, scale, gate = modulation
             proxies = torch.addcmul(proxies, gate, self.attn(modulate(self.norm(proxies), shift, scale), bias=bias))
-        y = self.cross_attn(self.norm(x).flatten(1, 2), self.norm(proxies), bias)
-        return self.out(y).view_as(x)
+        y = self.cross_attn.heads(self.norm(x).flatten(1, 2), self.norm(proxies), bias)
+        return chain(y, self.cross_attn.proj, self.out).view_as(x)

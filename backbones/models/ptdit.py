@@ -43,6 +43,7 @@ from backbones.layers import (
     SharedModulation,
     WindowGrid,
     attention_bias,
+    chain,
     modulate,
     sincos,
     sincos_grid,
@@ -239,8 +240,8 @@ class Block(nn.Module):
         x = torch.addcmul(x, gate_w, self.attn(y, bias=scene.bias).view_as(x))
 
         y = grid.shift(modulate(self.norm(x), shift_s, scale_s)).view(-1, n, dim)
-        y = grid.unshift(self.shifted_attn(y, bias=scene.shifted_bias).view_as(x))
-        x = x + self.shifted_out(gate_s * y)
+        y = grid.unshift(self.shifted_attn.heads(y, bias=scene.shifted_bias).view_as(x)).flatten(1, 2)
+        x = x + chain(y, self.shifted_attn.proj, self.shifted_out, gate_s[:, 0, 0]).view_as(x)
 
         if self.text_attn is not None:
             x = x + self.text_attn(x.flatten(1, 2), scene.text, scene.text_bias).view_as(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers import Linear, linear, set_fast_kernels
+from backbones.layers import Linear, chain, linear, set_fast_kernels
 from backbones.layers.kernels import use_fast_kernels
 
 
@@ -72,3 +72,32 @@ def test_switch(fast_kernels: None) -> None:
 def test_parameters_are_those_of_torch() -> None:
     assert Linear(24, 40).state_dict().keys() == torch.nn.Linear(24, 40).state_dict().keys()
     assert isinstance(Linear(24, 40), torch.nn.Linear)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_gelu_by_tanh(fast: bool, fast_kernels: None) -> None:
+    set_fast_kernels(fast)
+    torch.manual_seed(0)
+    layer, x = Linear(24, 40, gelu=True, approximate="tanh"), 3 * torch.randn(70, 24)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            expected = F.gelu(F.linear(x, layer.weight, layer.bias), approximate="tanh")
+            torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [5, 40, 100])
+@pytest.mark.parametrize("gated", [True, False])
+def test_two_in_a_row_are_one_where_rows_pay(rows: int, gated: bool, fast_kernels: None) -> None:
+    torch.manual_seed(0)
+    first, second, x = Linear(24, 16), Linear(16, 20), torch.randn(3, rows, 24)
+    calls: list[int] = []
+    for layer in (first, second):
+        layer.register_forward_hook(lambda *args: calls.append(1))
+    gate = torch.randn(3, 16) if gated else None
+    expected = second(first(x) * gate[:, None] if gated else first(x))
+    calls.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(chain(x, first, second, gate), expected, atol=1e-5, rtol=1e-4)
+    assert len(calls) == (2 if rows < 40 else 0)
+    chain(x, first, second, gate).sum().backward()  # with gradients they stay apart
+    assert all(p.grad is not None for layer in (first, second) for p in layer.parameters())
