@@ -11,6 +11,7 @@ from backbones.layers.kernels import (
     fuses_pointwise,
     onednn_beats_blas,
     use_fast_convolutions,
+    use_fast_kernels,
 )
 
 # Below this many rows a convolution spends more time on re-laying its weights than it gains.
@@ -39,11 +40,11 @@ def linear(
 
 
 def chain(x: Tensor, first: nn.Linear, second: nn.Linear, gate: Tensor | None = None) -> Tensor:
-    """``second(gate * first(x))``; in inference on a CPU as one product where there are rows enough to pay for it.
+    """``second(gate * first(x))``; in inference in float32 on a CPU as one product where there are rows enough to pay for it.
 
     x: (B, N, C), gate: (B, C_mid) or None -> (B, N, C_out). Making the one matrix costs as much as C_out rows of x do.
     """
-    if not fuses_pointwise(x) or x.shape[1] < 2 * second.out_features:
+    if not (fuses_pointwise(x) and use_fast_kernels(x)) or x.shape[1] < 2 * second.out_features:
         y = first(x)
         return second(y if gate is None else y * gate[:, None])
     if gate is None:
