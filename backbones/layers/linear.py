@@ -40,7 +40,7 @@ def linear(
 
 
 def chain(x: Tensor, first: nn.Linear, second: nn.Linear, gate: Tensor | None = None) -> Tensor:
-    """``second(gate * first(x))``; in inference in float32 on a CPU as one product where there are rows enough to pay for it.
+    """``second(gate * first(x))``; on a CPU in float32, without gradients, as one product where rows enough pay for it.
 
     x: (B, N, C), gate: (B, C_mid) or None -> (B, N, C_out). Making the one matrix costs as much as C_out rows of x do.
     """
