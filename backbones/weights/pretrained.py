@@ -78,7 +78,10 @@ def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike, metadat
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(tensors, temporary, dict(metadata))
+        temporary.chmod(mode)  # safetensors lets nobody else read its files, but caches and mirrors are shared
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import backbones
 from backbones.weights import DownloadError, find_weights, pretrained_file, read_checkpoint
 from backbones.weights import fetch as fetching
-from backbones.weights.pretrained import addresses, read_metadata
+from backbones.weights.pretrained import addresses, read_metadata, save_weights
 from tests.reference_values import assert_matches, load_reference, official_state_dict, reference_input
 
 
@@ -131,6 +131,12 @@ def test_a_damaged_cached_file_is_replaced(mirror, home, reference):
     path.write_bytes(path.read_bytes()[:-100])
     model = timm.create_model("van_b0.in1k", pretrained=True)
     assert_matches(logits(model, reference), reference["outputs"]["logits (B, num_classes)"])
+
+
+def test_written_files_have_the_permissions_of_any_file(tmp_path):
+    (tmp_path / "any").touch()
+    save_weights({"w": torch.ones(2)}, tmp_path / "w.safetensors", {})
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 @pytest.mark.parametrize("change", ["missing", "misshapen"])
