@@ -46,7 +46,8 @@ class ZooBackbone(BaseModule):
 
     Raises:
         ValueError: unknown name, an index the model does not have, more frozen stages than there are, a number of
-            ``out_norm`` flags that is not the number of indices, ``final_norm`` without the last stage.
+            ``out_norm`` flags that is not the number of indices, ``final_norm`` without the last stage, or logits of
+            a model that has none.
     """
 
     _is_init: bool
@@ -75,6 +76,8 @@ class ZooBackbone(BaseModule):
         self.norm_eval = norm_eval
         self.final_norm = final_norm
         self.out_indices = None if out_indices is None else self._check_indices(out_indices)
+        if out_indices is None and getattr(self.model, "task", "classification") != "classification":
+            raise ValueError(f"{model} gives no logits: name the blocks whose maps you want in out_indices")
         if not -1 <= frozen_stages <= len(self.model.stages):
             raise ValueError(f"frozen_stages={frozen_stages}: {model} has {len(self.model.stages)} stages")
 

@@ -1,13 +1,16 @@
 """The adaptor between the zoo and OpenMMLab."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import backbones
 import backbones.mm  # noqa: F401
+from backbones.mm import run
 
 pytestmark = pytest.mark.mm
 
@@ -133,6 +136,27 @@ def test_checkpointing_changes_nothing(name):
         torch.testing.assert_close(grads[1][key], grad, msg=lambda m, key=key: f"{key}: {m}")
 
 
+def test_diffusion_features_feed_a_segmentation_head():
+    """A diffusion transformer at a chosen time gives maps of one stride, of which a neck makes a pyramid."""
+    options = dict(model="test_ptdit", in_chans=3, num_classes=0, patch_size=8, out_indices=(0, 2))
+    backbone = build(**options, feature_timestep=50.0)
+    maps = backbone(IMAGE)
+    assert [y.shape for y in maps] == [(2, 64, 8, 12)] * 2 and backbone.out_channels == [64, 64]
+    with torch.no_grad():
+        for y, z in zip(maps, backbone.model.forward_intermediates(IMAGE, [0, 2], timesteps=50.0)[1]):
+            assert torch.equal(y, z)
+    sum(y.square().mean() for y in maps).backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
+
+    import mmseg.models  # noqa: F401
+
+    config = Path(__file__).parents[2] / "configs/ptdit/segmentation/ptdit-test_upernet_1xb8-400i_digits-256x192.py"
+    cfg = run.load_config(config)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(cfg.model)
+    assert [y.shape[2:] for y in model.extract_feat(IMAGE)] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
 def test_image_classifier_with_neck_and_head_equals_timm():
     """The usual MMPretrain assembly, for the families that normalise and then pool."""
     config = dict(
@@ -218,6 +242,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
         (dict(model="test_van", out_norm=(True, False)), "2 flags"),
         (dict(model="test_litv2", out_indices=(0, 1), final_norm=True), "stage 3"),
         (dict(model="test_van", init_cfg=dict(type="Normal")), "only 'Pretrained'"),
+        (dict(model="test_ptdit", out_indices=None), "gives no logits"),
     ],
 )
 def test_mistakes_are_named(options, message):
