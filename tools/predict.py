@@ -71,8 +71,7 @@ class Trained:
     def visualizer(self) -> Any:
         from mmengine.registry import VISUALIZERS
 
-        options = dict(self.cfg.visualizer, name="predict", vis_backends=None)
-        visualizer = VISUALIZERS.get(options.pop("type"))(**options)
+        visualizer = VISUALIZERS.build(dict(self.cfg.visualizer, name=f"predict-{id(self)}", vis_backends=None))
         visualizer.dataset_meta = self.meta
         return visualizer
 
