@@ -25,7 +25,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     arXiv:2203.16527 (ViTDet) uses it.
 
     Raises:
-        ValueError: ``layer_decay_rate`` is missing or not in (0, 1], or the model has no :class:`ZooBackbone`.
+        ValueError: ``layer_decay_rate`` is missing or not in (0, 1], the optimizer has no ``lr``, or the model has no
+            :class:`ZooBackbone`.
     """
 
     def _validate_cfg(self) -> None:
@@ -36,6 +37,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
                 f"layer_decay_rate is {rate}: give a number above 0 and up to 1, "
                 "paramwise_cfg=dict(layer_decay_rate=0.7)"
             )
+        if self.base_lr is None:
+            raise ValueError("layer-wise decay needs a learning rate to lower: give optimizer=dict(lr=...)")
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module=None) -> None:
         super().add_params(params, module, prefix, is_dcn_module)
@@ -44,12 +47,13 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         found = [m for m in module.modules() if isinstance(m, ZooBackbone)]
         if not found:
             raise ValueError("layer-wise decay needs a ZooBackbone in the model: use another constructor")
-        factors, undecayed = {}, set()
-        for backbone in found:
-            for parameter, factor in layer_factors(backbone.model, self.paramwise_cfg["layer_decay_rate"]).items():
-                factors[parameter] = factor
-            named = dict(backbone.model.named_parameters())
-            undecayed |= {named[name] for name in backbone.model.no_weight_decay() if name in named}
+        factors: dict[nn.Parameter, float] = {}
+        undecayed: set[nn.Parameter] = set()
+        for model in (backbone.model for backbone in found):
+            factors |= layer_factors(model, self.paramwise_cfg["layer_decay_rate"])
+            named = dict(model.named_parameters())
+            undecayed |= {named[name] for name in model.no_weight_decay() if name in named}
+        assert self.base_lr is not None  # or _validate_cfg would have raised
         for group in params:
             (parameter,) = group["params"]
             group["lr"] = group.get("lr", self.base_lr) * factors.get(parameter, 1.0)

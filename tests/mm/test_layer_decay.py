@@ -128,3 +128,6 @@ def test_rates_that_make_no_sense_are_named(rate):
         build_optim_wrapper(torch.nn.Linear(1, 1), dict(options, paramwise_cfg=dict(layer_decay_rate=rate)))
     with pytest.raises(ValueError, match="needs a ZooBackbone"):
         build_optim_wrapper(torch.nn.Linear(1, 1), dict(options, paramwise_cfg=dict(layer_decay_rate=0.7)))
+    with pytest.raises(ValueError, match=r"optimizer=dict\(lr=\.\.\.\)"):
+        options.update(optimizer=dict(type="Adam"), paramwise_cfg=dict(layer_decay_rate=0.7))
+        build_optim_wrapper(torch.nn.Linear(1, 1), options)
