@@ -53,10 +53,10 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
             factors |= layer_factors(model, self.paramwise_cfg["layer_decay_rate"])
             named = dict(model.named_parameters())
             undecayed |= {named[name] for name in model.no_weight_decay() if name in named}
-        assert self.base_lr is not None  # or _validate_cfg would have raised
         for group in params:
             (parameter,) = group["params"]
-            group["lr"] = group.get("lr", self.base_lr) * factors.get(parameter, 1.0)
+            group.setdefault("lr", self.base_lr)
+            group["lr"] *= factors.get(parameter, 1.0)
             if parameter in undecayed and "decay_mult" not in group:
                 group["weight_decay"] = 0.0
 
