@@ -19,7 +19,11 @@ OTHER_SIZE = (101, 77)
 # A program fixes on which side one window covers a whole map, so it is made at a size where that is as at the other.
 FIRST_SIZE = {"test_halonet": (96, 128)}
 # One block of each kind instead of one in each stage: every block takes the exporter several seconds.
-OPTIONS: dict[str, dict[str, Any]] = {"test_sgformer": {"depths": (2, 0, 0, 1)}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "test_davit": {"depths": (1, 0, 0, 1)},
+    "test_sgformer": {"depths": (2, 0, 0, 1)},
+    "test_stvit": {"depths": (1, 0, 1, 0)},
+}
 EXCEPTIONS = {
     ("test_ptdit", "torch.compile"): "a graph for each size, because it reckons with sides as Python's numbers",
     ("test_ptdit", "torch.export"): "a program for each size, for the same reason",

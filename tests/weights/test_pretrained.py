@@ -182,7 +182,7 @@ def test_weights_that_a_person_must_get_say_how(home, monkeypatch):
 
 
 def test_the_second_source_is_tried(server, home):
-    server.files["a.pth"] = checkpoint(backbones.create_model("test_van").state_dict())
+    server.files["a.pth"] = checkpoint(backbones.create_model("test_van", num_classes=1000).state_dict())
     cfg = timm.models.PretrainedCfg(
         hf_hub_id="a/b", hf_hub_filename="c.pth", url=f"{server.url}/plain/a.pth", tag="x", architecture="test_van"
     )
