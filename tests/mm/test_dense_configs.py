@@ -116,6 +116,7 @@ def test_every_family_has_both_tasks():
     assert {(path.parents[1].name, path.parent.name) for path in DENSE} == {
         (family, task) for family in FAMILIES for task in ("detection", "segmentation")
     }
+    assert sorted(STEPS) == FAMILIES
 
 
 @pytest.mark.parametrize("path", DENSE, ids=ids)
