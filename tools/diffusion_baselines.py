@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 import backbones
 
-SIZES = {"s": (288, 10, 6), "b": (640, 12, 10), "l": (864, 28, 12), "xl": (1152, 28, 16), "h": (1440, 30, 20)}
+# Width, layers, heads. b768 is DiT-B as published, which is wider than PT-DiT-B.
+SIZES = {
+    "b768": (768, 12, 12),
+    "s": (288, 10, 6),
+    "b": (640, 12, 10),
+    "l": (864, 28, 12),
+    "xl": (1152, 28, 16),
+    "h": (1440, 30, 20),
+}
 TOKENS, TEXT_DIM = 120, 4096  # of a text, as PT-DiT's ``example_inputs``
 
 

@@ -1,9 +1,11 @@
 """PT-DiT: the released code's values, variants, sizes, conditions, training, features, weights, mistakes."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 import backbones
 from backbones.layers import set_fast_kernels, sincos_grid, window_grid
 from backbones.models.ptdit import VARIANTS, PTDiT
-from backbones.weights import convert_state_dict
+from backbones.weights import convert_state_dict, restore_state_dict
 from tests.reference_values import assert_matches, load_reference, official_state_dict
+from tools import convert_weights
 
 REFERENCES = ("ptdit_tiny_image_w8_p8", "ptdit_tiny_image_w8_p4", "ptdit_tiny_video_w244")
 
@@ -357,6 +360,26 @@ def test_missing_and_unknown_keys_are_named() -> None:
         convert_state_dict(weights, model)
     with pytest.raises(ValueError, match="unknown to the model: stages.0.blocks.1.attn9.q.weight"):
         convert_state_dict(weights | {"transformer_blocks.1.attn9.to_q.weight": torch.zeros(1)}, model)
+
+
+def test_a_file_is_converted_by_the_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = text_model()
+    torch.save({"model": restore_state_dict(model.state_dict(), model)}, tmp_path / "official.pth")
+    options = [f"--option={key}={value}" for key, value in {"text_dim": 24, "shared_modulation": True}.items()]
+    arguments = [
+        "--model",
+        "test_ptdit",
+        *options,
+        "--option=num_classes=0",
+        "--out",
+        str(tmp_path / "own.safetensors"),
+    ]
+    assert convert_weights.main([str(tmp_path / "official.pth"), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "layout: official" in printed and "runs: output [1, 4, 16, 16]" in printed
+    own = safetensors.torch.load_file(tmp_path / "own.safetensors")
+    assert own.keys() == model.state_dict().keys()
+    assert all(torch.equal(own[key], value) for key, value in model.state_dict().items())
 
 
 def test_released_configuration() -> None:
