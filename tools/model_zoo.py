@@ -329,7 +329,7 @@ def _row(entry: Entry) -> list[str]:
         "x".join(str(n) for n in dict.fromkeys(entry.img_size)),
         f"{entry.params / 1e6:.2f}",
         printed(entry.published_params),
-        f"{entry.macs / 1e9:.2f}",
+        f"{entry.macs / 1e9:.{2 if entry.macs > 1e8 else 4}f}",
         printed(entry.published_macs),
         *results,
         weights,
