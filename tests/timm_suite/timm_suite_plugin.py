@@ -12,7 +12,10 @@ import timm
 import backbones  # noqa: F401  registers the models
 
 # Test id ("test_model_forward[1-van_b0]") -> why it is expected to fail. An entry that passes fails the run.
-EXPECTED_FAILURES: dict[str, str] = {}
+EXPECTED_FAILURES = {
+    "test_prune_intermediate_layers_contract[test_van]": "it tells NHWC from NCHW by the shape, which for 16 channels of "
+    "16 x 16 pixels (the first map at this model's 64) is the same",
+}
 
 # Families of plain tokens. timm has other rules for its own (no pyramid, other pooling), found by these patterns in
 # its list of non-standard models, which always holds "vit_*".
