@@ -13,8 +13,8 @@ import backbones  # noqa: F401  registers the models
 
 # Test id ("test_model_forward[1-van_b0]") -> why it is expected to fail. An entry that passes fails the run.
 EXPECTED_FAILURES = {
-    "test_prune_intermediate_layers_contract[test_van]": "it tells NHWC from NCHW by the shape, which for 16 channels of "
-    "16 x 16 pixels (the first map at this model's 64) is the same",
+    "test_prune_intermediate_layers_contract[test_van]": "tells NHWC from NCHW by the shape, the same for "
+    "16 channels of 16 x 16 pixels, as this model's first map is at its 64 pixels",
 }
 
 # Families of plain tokens. timm has other rules for its own (no pyramid, other pooling), found by these patterns in
