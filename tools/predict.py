@@ -155,7 +155,8 @@ def draw_sample(trained: Trained, file: str, sample: Any, path: str | Path, scor
 
     image = mmcv.imread(file, channel_order="rgb")
     options = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
-    options["draw_gt"] = "gt_instances" in sample or "gt_sem_seg" in sample
+    # MMDetection gives every sample instances of truth, without boxes if the image has no annotations
+    options["draw_gt"] = "bboxes" in sample.get("gt_instances", ()) or "gt_sem_seg" in sample
     trained.visualizer.add_datasample("", image, sample, out_file=str(path), **options)
 
 
