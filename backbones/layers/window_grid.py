@@ -119,7 +119,8 @@ def window_grid(grid: Triple, window: Triple, device: torch.device) -> WindowGri
         device: Where the tables are needed.
     """
     F_, H, W = grid
-    padded = tuple(-(-side // size) * size for side, size in zip(grid, window, strict=True))
+    wf, wh, ww = window
+    padded = (-(-F_ // wf) * wf, -(-H // wh) * wh, -(-W // ww) * ww)
     shifts = tuple(size // 2 for size in window)
 
     def rolled(x: Tensor) -> Tensor:

@@ -251,7 +251,7 @@ class Block(nn.Module):
 class TokenStage(Stage):
     """Blocks that share a scene. x: (B, P, n, dim) -> (B, P, n, dim)"""
 
-    def forward(self, x: Tensor, scene: Scene) -> Tensor:
+    def forward(self, x: Tensor, scene: Scene) -> Tensor:  # type: ignore[override]
         return self.run(x, scene, [], len(self.blocks) - 1)[0]
 
     def run(self, x: Tensor, scene: Scene, take: list[int], last: int) -> tuple[Tensor, list[Tensor]]:
