@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # config, metric and what makes it a percentage
 TASKS = {
     "detection": ("litv2/detection/litv2-test_mask-rcnn-fpn_1xb8-400i_digits-256x192.py", "coco/bbox_mAP_50", 100),
-    "segmentation": ("van/segmentation/van-test_semfpn_1xb8-400i_digits-256x192.py", "mIoU", 1),
+    "segmentation": ("van/segmentation/van-test_semfpn_1xb8-600i_digits-256x192.py", "mIoU", 1),
 }
 PICTURES = 12
 

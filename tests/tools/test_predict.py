@@ -15,7 +15,7 @@ from tools import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 DETECTION = str(ROOT / "configs/litv2/detection/litv2-test_mask-rcnn-fpn_1xb8-400i_digits-256x192.py")
-SEGMENTATION = str(ROOT / "configs/van/segmentation/van-test_semfpn_1xb8-400i_digits-256x192.py")
+SEGMENTATION = str(ROOT / "configs/van/segmentation/van-test_semfpn_1xb8-600i_digits-256x192.py")
 CONFIG = str(ROOT / "configs/van/classification/van-test_1xb32-20e_digits-64px.py")
 
 

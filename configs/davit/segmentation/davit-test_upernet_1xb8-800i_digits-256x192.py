@@ -1,5 +1,6 @@
 """UPerNet on a DaViT of 0.3 million parameters: digits on photographs, from scratch.
-Run: python tools/train.py configs/davit/segmentation/davit-test_upernet_1xb8-400i_digits-256x192.py"""
+Here: not trained to its end.
+Run: python tools/train.py configs/davit/segmentation/davit-test_upernet_1xb8-800i_digits-256x192.py"""
 
 _base_ = ["../../_base_/models/upernet_digits.py", "../../_base_/segmentation_digits.py"]
 
@@ -8,3 +9,4 @@ model = dict(
     decode_head=dict(in_channels=[16, 32, 48, 64]),
     auxiliary_head=dict(in_channels=48),
 )
+train_cfg = dict(max_iters=800)
