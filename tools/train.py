@@ -9,6 +9,7 @@ learning_curve.png. docs/long_runs.md says more.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         runner = build_runner(cfg, args.sharded)
         for warning in warnings:
-            print_log(warning, "current", "WARNING")
+            print_log(warning, "current", logging.WARNING)
         if args.compile:
             getattr(runner.model, "module", runner.model).backbone.compile()
         runner.train()
