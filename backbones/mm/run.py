@@ -263,8 +263,8 @@ def _check_intervals(cfg: Config) -> None:
                 f"default_hooks.{hook}.{key} is {options.get(key, True)}, but training counts "
                 f"{'epochs' if by_epoch else 'iterations'}: set default_hooks.{hook}.{key}={by_epoch}"
             )
-    kept = cfg.get("default_hooks", {}).get("checkpoint", {}).get("max_keep_ckpts", -1)
-    if kept == 1:
+    checkpoints = cfg.get("default_hooks", {}).get("checkpoint") or {}  # None turns a hook off
+    if checkpoints.get("max_keep_ckpts") == 1:
         raise ValueError(
             "default_hooks.checkpoint.max_keep_ckpts is 1, and the old one is deleted before the new one is written: "
             "keep 2 or more"

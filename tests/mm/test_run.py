@@ -136,6 +136,11 @@ def test_checkpoints_are_counted_as_training_is(options, message):
         run.check_config(Config(cfg))
 
 
+def test_hooks_may_be_turned_off():
+    cfg = dict(model=classifier(), train_cfg=dict(by_epoch=True, max_epochs=1), default_hooks=dict(checkpoint=None))
+    run.check_config(Config(cfg))
+
+
 def test_work_folder_that_cannot_be_written(tmp_path):
     run.check_work_dir(tmp_path / "new")
     (tmp_path / "file").touch()
