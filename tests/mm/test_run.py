@@ -3,13 +3,18 @@
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 
 import backbones
 from backbones.mm import ZooBackbone, run
 from tests.families.test_litv2 import to_official
 
 pytestmark = pytest.mark.mm
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope("mmpretrain")  # whatever the test before left
 
 
 def classifier(**backbone) -> ConfigDict:

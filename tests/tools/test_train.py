@@ -107,7 +107,7 @@ def test_checkpoint_that_does_not_fit_stops_testing(tmp_path):
     import backbones
 
     path = tmp_path / "a.pth"
-    torch.save({"state_dict": backbones.create_model("test_van").state_dict()}, path)
+    torch.save({"state_dict": backbones.create_model("test_van", num_classes=7).state_dict()}, path)
     with pytest.raises(SystemExit, match="error: .*num_classes"):
         test.main([CONFIG, str(path), "--work-dir", str(tmp_path)])
     path.write_bytes(path.read_bytes()[:5000])
