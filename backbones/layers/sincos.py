@@ -20,7 +20,7 @@ def sincos(position: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
 def sincos_grid(frames: int, height: int, width: int, dim: int, device: torch.device) -> Tensor:
     """Table of a grid's positions: a quarter of the channels for the frame, 3 / 8 each for column and row, in order.
 
-    (frames, height, width, dim), float32, computed in float64 on the CPU; kept for the sizes last asked for.
+    (frames, height, width, dim), float32, computed in float64 on the CPU (copies); kept for the sizes last asked for.
 
     Raises:
         ValueError: If ``dim`` is not a multiple of 16, so that some part would have an odd width.

@@ -111,7 +111,7 @@ def _same(regions: Tensor) -> Tensor:
 
 @kept_by_size
 def window_grid(grid: Triple, window: Triple, device: torch.device) -> WindowGrid:
-    """The windows of a grid; kept for the sizes and devices last asked for.
+    """The windows of a grid: tables of it are made (copies) and kept for the sizes and devices last asked for.
 
     Args:
         grid: Frames, rows and columns of the tokens.
