@@ -110,17 +110,19 @@ def conv2d(
     """
     side, depthwise = weight.shape[2], groups == x.shape[1] == weight.shape[0]
     same = stride == (1, 1) and side % 2 == 1 and padding == (side // 2, side // 2)
-    fast_gradient = torch.is_grad_enabled() and same and (depthwise or (groups == 1 and side == 1))
+    alike = same and (depthwise or (groups == 1 and side == 1))
+    fast_gradient = torch.is_grad_enabled() and alike and use_fast_convolutions(x)
     fast_gelu = gelu and fuses_pointwise(x)
-    if fast_gelu or (fast_gradient and use_fast_convolutions(x)):  # neither is known to autocast
+    if fast_gelu or fast_gradient:  # neither is known to autocast
         x, weight, bias = (t if t is None else t.to(compute_dtype(x)) for t in (x, weight, bias))
     if fast_gelu:
         assert _convolution_pointwise is not None
         return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, "gelu", [], approximate)
-    if fast_gradient and use_fast_convolutions(x):
-        y = SameConvolution.apply(x, weight, bias)
-    else:
-        y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
+    y = (
+        SameConvolution.apply(x, weight, bias)
+        if fast_gradient
+        else F.conv2d(x, weight, bias, stride, padding, groups=groups)
+    )
     return F.gelu(y, approximate=approximate) if gelu else y
 
 
