@@ -38,7 +38,7 @@ COPIES = {
     "attention.py": (3, _HEADS),
     "causal_rope.py": (3, _HEADS),
     "channel_group.py": (4, _HEADS),
-    "deformable.py": (1, "torchvision's operator stores (B, C, H, W)"),
+    "deformable.py": (1, "a kernel in the order of the samples; torchvision stores (B, C, H, W)"),
     "halo.py": (3, _HEADS),
     "linear.py": (1, "HaloNet's strided views"),
     "self_guided.py": (1, "the weights of all heads lie apart from those of one; an order by columns is transposed"),

@@ -24,18 +24,17 @@ def set_fast_kernels(enabled: bool) -> None:
     _enabled = enabled
 
 
-def use_fast_kernels(x: Tensor) -> bool:
-    """Whether ``x`` is a float32 tensor on a CPU, outside autocast, and fast paths are switched on.
+def use_fast_paths(x: Tensor) -> bool:
+    """Whether ``x`` is on a CPU and fast paths are switched on, for those that serve every type.
 
     Exported programs are meant for other runtimes, so they hold the plain operators.
     """
-    return (
-        _enabled
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_exporting()
-    )
+    return _enabled and x.device.type == "cpu" and not torch.compiler.is_exporting()
+
+
+def use_fast_kernels(x: Tensor) -> bool:
+    """``use_fast_paths`` for those that serve float32 alone, outside autocast."""
+    return use_fast_paths(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -45,14 +44,17 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def use_fast_convolutions(x: Tensor) -> bool:
-    """``use_fast_kernels`` for convolutions and linear layers, which have fast kernels in bfloat16 too."""
-    return (
-        _enabled
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and compute_dtype(x) in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_exporting()
-    )
+    """``use_fast_paths`` for convolutions and linear layers, in float32 and where there are kernels in bfloat16."""
+    if not use_fast_paths(x):
+        return False
+    dtypes = {x.dtype, compute_dtype(x)}
+    return dtypes <= {torch.float32, torch.bfloat16} and (torch.bfloat16 not in dtypes or onednn_has_bfloat16())
+
+
+@cache
+def onednn_has_bfloat16() -> bool:
+    """Whether oneDNN has bfloat16 kernels for this processor; it has none for those without AVX-512."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @cache

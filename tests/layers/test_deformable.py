@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import DeformableConv, DeformableMerging
+from backbones.layers import DeformableConv, DeformableMerging, set_fast_kernels
 
 
 def sample(image: Tensor, y: float, x: float) -> Tensor:
@@ -31,16 +31,45 @@ def obvious(conv: DeformableConv, x: Tensor) -> Tensor:
     return out
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("size", [(6, 8), (5, 7), (2, 3)])
-def test_equals_single_samples(size: tuple[int, int]) -> None:
+def test_equals_single_samples(size: tuple[int, int], fast: bool, fast_kernels: None) -> None:
     torch.manual_seed(0)
-    conv = DeformableConv(4, 6).double()
+    set_fast_kernels(fast)
+    conv = DeformableConv(4, 6)
     nn.init.normal_(conv.offset.weight, std=0.5)  # moves taps by pixels, over the border too
-    x = torch.randn(2, *size, 4, dtype=torch.float64)
+    x = torch.randn(2, *size, 4)
     with torch.no_grad():
         y = conv(x)
         assert y.shape == (2, size[0] // 2, size[1] // 2, 6)
-        torch.testing.assert_close(y, obvious(conv, x))
+        torch.testing.assert_close(y, obvious(conv, x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("std", [0.5, 0.0], ids=["moved", "on pixels"])
+def test_fast_kernels_have_the_gradients_of_torchvision(std: float, fast_kernels: None) -> None:
+    torch.manual_seed(0)
+    conv, x = DeformableConv(4, 6), torch.randn(2, 9, 8, 4, requires_grad=True)
+    nn.init.normal_(conv.offset.weight, std=std), nn.init.zeros_(conv.offset.bias)
+    dy = torch.randn(2, 4, 4, 6)
+
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(conv(x), (x, *conv.parameters()), dy)
+
+    fast = gradients()
+    set_fast_kernels(False)
+    for gradient, reference in zip(fast, gradients(), strict=True):
+        torch.testing.assert_close(gradient, reference, atol=1e-4, rtol=1e-4)
+
+
+def test_offsets_that_are_no_numbers_give_none() -> None:
+    """A run that diverges is stopped with a word by its hook, not by an index out of range."""
+    conv, x = DeformableConv(4, 6), torch.randn(1, 8, 8, 4)
+    nn.init.constant_(conv.offset.bias, math.nan)
+    assert conv(x).isnan().all()
+    nn.init.constant_(conv.offset.bias, math.inf)
+    assert conv(x).isnan().all()
+    nn.init.constant_(conv.offset.bias, 1e30)
+    torch.testing.assert_close(conv(x), conv.bias.expand(1, 4, 4, 6))  # far outside
 
 
 def test_without_offsets_it_is_a_convolution() -> None:
