@@ -77,12 +77,14 @@ def test_images_in_pieces_equal_the_whole_batch():
     assert sizes == [5]
 
 
+@pytest.mark.parametrize("avx512", [True, False])
 @pytest.mark.parametrize("size", [(9, 7), (3, 2)], ids=str)
 @pytest.mark.parametrize(
     "out_chans,groups,side", [(24, 1, 1), (16, 16, 1), (16, 16, 3), (16, 16, 5), (16, 16, 7), (16, 16, 9)]
 )
-def test_convolutions_have_the_gradients_of_the_plain_ones(out_chans, groups, side, size):
+def test_convolutions_have_the_gradients_of_the_plain_ones(out_chans, groups, side, size, avx512, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(kernels, "onednn_has_avx512", lambda: avx512)
     x = torch.randn(2, 16, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn(out_chans, 16 // groups, side, side, requires_grad=True)
     bias = torch.randn(out_chans, requires_grad=True)
