@@ -16,7 +16,7 @@ from backbones.layers.hilo import HiLoAttention
 from backbones.layers.kernels import set_fast_kernels, use_fast_kernels
 from backbones.layers.large_kernel import LargeKernelAttention
 from backbones.layers.layout import to_nchw, to_nhwc
-from backbones.layers.linear import Linear, chain, linear
+from backbones.layers.linear import Linear, linear
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU
 from backbones.layers.modulation import BlockModulation, SharedModulation, modulate
 from backbones.layers.multi_head import MultiHeadAttention
@@ -28,6 +28,7 @@ from backbones.layers.self_guided import HybridAttention, LePEAttention, SelfGui
 from backbones.layers.sincos import sincos, sincos_grid
 from backbones.layers.super_token import SuperTokenAttention
 from backbones.layers.tables import kept_by_size
+from backbones.layers.together import chain, gelu_of, is_bare, linear_of
 from backbones.layers.window import halo_partition, pad_to_multiple, window_partition, window_unpartition
 from backbones.layers.window_attention import WindowAttention
 from backbones.layers.window_grid import WindowGrid, attention_bias, window_grid
@@ -63,9 +64,12 @@ __all__ = [
     "attend_heads",
     "attention_bias",
     "chain",
+    "gelu_of",
     "halo_partition",
+    "is_bare",
     "kept_by_size",
     "linear",
+    "linear_of",
     "merge_heads",
     "modulate",
     "pad_to_multiple",

@@ -44,7 +44,6 @@ class DepthwiseConv(nn.Conv2d):
         stride: Pixels between outputs.
         dilation: Pixels between taps.
         shortcut: Add the input to the output; needs stride 1.
-        gelu: Apply a GELU to the result.
     """
 
     def __init__(
@@ -54,35 +53,36 @@ class DepthwiseConv(nn.Conv2d):
         stride: int = 1,
         dilation: int = 1,
         shortcut: bool = False,
-        gelu: bool = False,
         device=None,
         dtype=None,
     ) -> None:
         padding = kernel_size // 2 * dilation
         super().__init__(dim, dim, kernel_size, stride, padding, dilation, groups=dim, device=device, dtype=dtype)
         self.shortcut = shortcut
-        self.gelu = gelu
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self.plain(x)
+        return self.run(x)
+
+    @torch.jit.unused
+    def run(self, x: Tensor, gelu: bool = False, approximate: str = "none") -> Tensor:
+        """``forward``, with a GELU on its result if ``gelu``, ``approximate`` as in ``F.gelu``."""
         dilated = self.dilation[0] > 1
         if not use_fast_convolutions(x) or (dilated and self.stride[0] > 1):
-            return self.plain(x)
+            y = self.plain(x)
+            return F.gelu(y, approximate=approximate) if gelu else y
         weight, half = self.weight, self.kernel_size[0] // 2
         if self.shortcut:  # x + conv(x) is a convolution too, which saves a pass over the map
             weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (half,) * 4)
+        options = (half, half), self.groups, gelu, approximate
         if dilated:
             dilation, (_, H, W, _) = self.dilation[0], x.shape
-            grids = to_nchw(interleave(x, dilation))
-            y = conv2d(grids, weight, self.bias, padding=(half, half), groups=self.groups, gelu=self.gelu)
+            y = conv2d(to_nchw(interleave(x, dilation)), weight, self.bias, (1, 1), *options)
             return deinterleave(to_nhwc(y), dilation, H, W)
-        y = conv2d(to_nchw(x), weight, self.bias, self.stride, (half, half), self.groups, self.gelu)
-        return to_nhwc(y)
+        return to_nhwc(conv2d(to_nchw(x), weight, self.bias, self.stride, *options))
 
     def plain(self, x: Tensor) -> Tensor:
         """The convolution as PyTorch runs it."""
         y = to_nhwc(F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups))
-        if self.shortcut:
-            y = x + y
-        return F.gelu(y) if self.gelu else y
+        return x + y if self.shortcut else y

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from backbones.layers.linear import Linear, chain
+from backbones.layers.linear import Linear
 from backbones.layers.modulation import modulate
 from backbones.layers.multi_head import MultiHeadAttention
+from backbones.layers.together import chain
 from backbones.layers.window_grid import Triple, WindowGrid, attention_bias
 
 

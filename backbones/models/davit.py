@@ -60,7 +60,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self.layers(x)
-        hidden = x.shape[1] * x.shape[2] * self.mlp.fc1.out_features
+        hidden = x.shape[1] * x.shape[2] * self.mlp.hidden_dim
         return map_images(self.layers, x, hidden * x.element_size())
 
     def layers(self, x: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, LayerScale
+from timm.layers import DropPath, LayerScale, register_notrace_module
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from backbones.layers import ConvMlp, LargeKernelAttention, Linear, PatchEmbed, to_nchw, to_nhwc
+from backbones.layers import ConvMlp, LargeKernelAttention, Linear, PatchEmbed, gelu_of, to_nchw, to_nhwc
 from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
 
 __all__ = ["VAN"]
@@ -35,6 +36,7 @@ class VANConfig:
     norm_eps: float = 1e-6  # of the LayerNorm after each stage; 1e-5 in the published segmentation models
 
 
+@register_notrace_module
 class SpatialAttention(nn.Module):
     """1x1 -> GELU -> large-kernel attention -> 1x1, with a shortcut of its own (figure 3 of the paper omits it).
 
@@ -43,12 +45,13 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__()
-        self.proj_1 = Linear(dim, dim, gelu=True, **dd)
+        self.proj_1 = Linear(dim, dim, **dd)
         self.lka = LargeKernelAttention(dim, **dd)
         self.proj_2 = Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj_2(self.lka(self.proj_1(x))) + x
+        y = F.gelu(self.proj_1(x)) if torch.jit.is_scripting() else gelu_of(self.proj_1, x)
+        return self.proj_2(self.lka(y)) + x
 
 
 class Block(nn.Module):
