@@ -21,7 +21,7 @@ def fast_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if name.startswith("backbones."):
             for choice in ("onednn_beats_blas", "convolutions_use_onednn"):
                 if hasattr(module, choice):
-                    monkeypatch.setattr(module, choice, torch.backends.mkldnn.is_available)
+                    monkeypatch.setattr(module, choice, lambda *args: torch.backends.mkldnn.is_available())
     set_fast_kernels(True)
     yield
     set_fast_kernels(True)

@@ -8,7 +8,6 @@ every layer take the plain call.
 import ctypes
 import os
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,6 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _enabled = os.environ.get("BACKBONES_FAST_KERNELS", "1") != "0"
+
+# What this processor and this build of PyTorch have, found out once; constants, so that a compiler looks no further.
+_CPUINFO = Path("/proc/cpuinfo")
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+# There are none for processors without AVX-512.
+_ONEDNN_HAS_BFLOAT16 = _HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+# Without it, oneDNN has slow code for some passes of channels-last maps.
+_HAS_AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+# MKL takes less than the best path of processors that are not Intel's. The vendor decides rather than a measurement, so
+# that a run can be repeated bit for bit.
+_MKL_HOLDS_BACK = torch.backends.mkl.is_available() and _CPUINFO.exists() and "AuthenticAMD" in _CPUINFO.read_text()
 
 
 def set_fast_kernels(enabled: bool) -> None:
@@ -48,32 +58,18 @@ def use_fast_convolutions(x: Tensor) -> bool:
     if not use_fast_paths(x):
         return False
     dtypes = {x.dtype, compute_dtype(x)}
-    return dtypes <= {torch.float32, torch.bfloat16} and (torch.bfloat16 not in dtypes or onednn_has_bfloat16())
+    return dtypes <= {torch.float32, torch.bfloat16} and (torch.bfloat16 not in dtypes or _ONEDNN_HAS_BFLOAT16)
 
 
-@cache
-def onednn_has_bfloat16() -> bool:
-    """Whether oneDNN has bfloat16 kernels for this processor; it has none for those without AVX-512."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def onednn_beats_blas(rows: int, width: int) -> bool:
+    """Whether (rows, width) times a matrix is faster through oneDNN (convolutions) than through BLAS.
 
-
-@cache
-def onednn_has_avx512() -> bool:
-    """Whether this processor has AVX-512: without it, oneDNN has slow code for some passes of channels-last maps."""
-    return "AVX512" in torch.backends.cpu.get_cpu_capability()
-
-
-@cache
-def onednn_beats_blas() -> bool:
-    """Whether this processor multiplies float32 matrices faster through oneDNN (convolutions) than through BLAS.
-
-    MKL takes its AVX2 path on processors that are not Intel's, where oneDNN uses AVX-512: twice as fast on AMD. The
-    vendor decides rather than a measurement, so that a run can be repeated bit for bit.
+    With AVX-512, which MKL uses on Intel's processors alone, it is twice as fast. With AVX2 both reach the same; there
+    oneDNN is ahead where many rows pay for re-laying the weights, and has very slow cases above a width of 1,024.
     """
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
+    if not (_HAS_ONEDNN and _MKL_HOLDS_BACK):
         return False
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text()
+    return rows >= 64 if _HAS_AVX512 else rows >= 4096 and width <= 1024
 
 
 def convolutions_use_onednn() -> bool:
@@ -96,7 +92,7 @@ def fuses_pointwise(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and use_fast_convolutions(x)
-        and torch.backends.mkldnn.is_available()
+        and _HAS_ONEDNN
     )
 
 
@@ -174,7 +170,7 @@ def _kernel_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> Te
         return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, [False, True, False])[1]
 
     side, (H, W) = weight.shape[2], grad.shape[2:]
-    if side == 1 and groups == 1 and not onednn_has_avx512():  # a product of two matrices, a third of the time there
+    if side == 1 and groups == 1 and not _HAS_AVX512:  # a product of two matrices, a third of the time there
         rows = [t.permute(0, 2, 3, 1).flatten(0, 2) for t in (grad, x)]
         return (rows[0].t() @ rows[1])[:, :, None, None]
     if side <= 3:

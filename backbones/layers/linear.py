@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from backbones.layers.kernels import (
     conv2d,
     convolutions_use_onednn,
+    fuses_pointwise,
     onednn_beats_blas,
     use_fast_convolutions,
 )
-
-# Below this many rows a convolution spends more time on re-laying its weights than it gains.
-_MIN_ROWS = 64
 
 
 def linear(
@@ -24,13 +22,11 @@ def linear(
     x: (..., C) -> (..., C_out), with a GELU on it if ``gelu``, ``approximate`` as in ``F.gelu``. Rows of a contiguous
     ``x`` are the pixels of a channels-last (1, C, rows, 1) tensor, so nothing is copied on the way in or out.
     """
-    if (
-        use_fast_convolutions(x)
-        and onednn_beats_blas()
-        and convolutions_use_onednn()
-        and x.numel() >= _MIN_ROWS * x.shape[-1]
-    ):
-        pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, rows, 1)
+    width = x.shape[-1]
+    rows = x.numel() // width
+    faster = onednn_beats_blas(rows, width) or (gelu and rows >= 64 and fuses_pointwise(x))
+    if faster and use_fast_convolutions(x) and convolutions_use_onednn():
+        pixels = x.reshape(1, rows, 1, width).permute(0, 3, 1, 2)  # (1, C, rows, 1)
         out = conv2d(pixels, weight[:, :, None, None], bias, gelu=gelu, approximate=approximate)
         return out.permute(0, 2, 3, 1).reshape(x.shape[:-1] + weight.shape[:1])
     out = F.linear(x, weight, bias)
