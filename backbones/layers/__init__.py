@@ -28,7 +28,7 @@ from backbones.layers.self_guided import HybridAttention, LePEAttention, SelfGui
 from backbones.layers.sincos import sincos, sincos_grid
 from backbones.layers.super_token import SuperTokenAttention
 from backbones.layers.tables import kept_by_size
-from backbones.layers.together import chain, gelu_of, is_bare, linear_of
+from backbones.layers.together import chain, gelu_of, is_bare, linear_of, norm_of
 from backbones.layers.window import halo_partition, pad_to_multiple, window_partition, window_unpartition
 from backbones.layers.window_attention import WindowAttention
 from backbones.layers.window_grid import WindowGrid, attention_bias, window_grid
@@ -72,6 +72,7 @@ __all__ = [
     "linear_of",
     "merge_heads",
     "modulate",
+    "norm_of",
     "pad_to_multiple",
     "rotary_table",
     "rotate",

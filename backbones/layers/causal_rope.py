@@ -53,8 +53,9 @@ class CausalRopeAttention(nn.Module):
         qkv = self.qkv(x)
         if torch.jit.is_scripting():
             return self.proj(self.mix(qkv, rope))
-        map_bytes = self.num_heads * x.shape[1] ** 2 * x.element_size()
-        return self.proj(map_images(partial(self.mix, rope=rope), qkv, map_bytes))
+        # The attention map and what it was before the softmax, and queries and keys, rotated and apart.
+        held = 2 * self.num_heads * x.shape[1] ** 2 + 4 * x.shape[1] * x.shape[2]
+        return self.proj(map_images(partial(self.mix, rope=rope), qkv, held * x.element_size()))
 
     def mix(self, qkv: Tensor, rope: Tensor) -> Tensor:
         """What stands between the projections: (B, N, 3 * dim) -> (B, N, dim)."""

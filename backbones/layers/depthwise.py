@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from backbones.layers.kernels import conv2d, use_fast_convolutions
+from backbones.layers.kernels import activate, conv2d, use_fast_convolutions
 from backbones.layers.layout import to_nchw, to_nhwc
 
 
@@ -66,16 +66,15 @@ class DepthwiseConv(nn.Conv2d):
         return self.run(x)
 
     @torch.jit.unused
-    def run(self, x: Tensor, gelu: bool = False, approximate: str = "none") -> Tensor:
-        """``forward``, with a GELU on its result if ``gelu``, ``approximate`` as in ``F.gelu``."""
+    def run(self, x: Tensor, act: str = "none") -> Tensor:
+        """``forward``, with ``kernels.activate`` on its result."""
         dilated = self.dilation[0] > 1
         if not use_fast_convolutions(x) or (dilated and self.stride[0] > 1):
-            y = self.plain(x)
-            return F.gelu(y, approximate=approximate) if gelu else y
+            return activate(self.plain(x), act)
         weight, half = self.weight, self.kernel_size[0] // 2
         if self.shortcut:  # x + conv(x) is a convolution too, which saves a pass over the map
             weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (half,) * 4)
-        options = (half, half), self.groups, gelu, approximate
+        options = (half, half), self.groups, act
         if dilated:
             dilation, (_, H, W, _) = self.dilation[0], x.shape
             y = conv2d(to_nchw(interleave(x, dilation)), weight, self.bias, (1, 1), *options)

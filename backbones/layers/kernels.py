@@ -8,6 +8,7 @@ every layer take the plain call.
 import ctypes
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,6 +97,20 @@ def fuses_pointwise(x: Tensor) -> bool:
     )
 
 
+# Activations by name: the function, and oneDNN's names of it and of its algorithm.
+_ACTS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
+    "none": (lambda x: x, "none", ""),
+    "relu": (F.relu_, "relu", ""),
+    "gelu": (F.gelu, "gelu", "none"),
+    "gelu_tanh": (partial(F.gelu, approximate="tanh"), "gelu", "tanh"),
+}
+
+
+def activate(x: Tensor, act: str) -> Tensor:
+    """The activation of that name: "none", "relu" (in place), "gelu" or "gelu_tanh"."""
+    return _ACTS[act][0](x)
+
+
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -103,12 +118,9 @@ def conv2d(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
-    gelu: bool = False,
-    approximate: str = "none",
+    act: str = "none",
 ) -> Tensor:
-    """Undilated ``F.conv2d``, with a GELU on its result if ``gelu``: in inference the two are one kernel.
-
-    ``approximate`` as in ``F.gelu``.
+    """Undilated ``F.conv2d`` with ``activate`` on its result: in inference the two are one kernel.
 
     x: (B, C, H, W), channels-last -> (B, C_out, H', W')
     """
@@ -116,18 +128,19 @@ def conv2d(
     same = stride == (1, 1) and side % 2 == 1 and padding == (side // 2, side // 2)
     alike = same and (depthwise or (groups == 1 and side == 1))
     fast_gradient = torch.is_grad_enabled() and alike and use_fast_convolutions(x)
-    fast_gelu = gelu and fuses_pointwise(x)
-    if fast_gelu or fast_gradient:  # neither is known to autocast
+    fast_act = act != "none" and fuses_pointwise(x)
+    if fast_act or fast_gradient:  # neither is known to autocast
         x, weight, bias = (t if t is None else t.to(compute_dtype(x)) for t in (x, weight, bias))
-    if fast_gelu:
+    if fast_act:
         assert _convolution_pointwise is not None
-        return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, "gelu", [], approximate)
+        _, name, algorithm = _ACTS[act]
+        return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, name, [], algorithm)
     y = (
         SameConvolution.apply(x, weight, bias)
         if fast_gradient
         else F.conv2d(x, weight, bias, stride, padding, groups=groups)
     )
-    return F.gelu(y, approximate=approximate) if gelu else y
+    return activate(y, act)
 
 
 class SameConvolution(torch.autograd.Function):
@@ -194,7 +207,7 @@ def map_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) 
     Args:
         fn: Function of (B, ...) that treats images separately.
         x: (B, ...)
-        bytes_per_image: The largest intermediate result of ``fn``, an image.
+        bytes_per_image: What ``fn`` holds at a time, or the largest part of it, an image.
     """
     if not fuses_pointwise(x):
         return fn(x)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backbones.layers.depthwise import DepthwiseConv
 from backbones.layers.kernels import map_images
 from backbones.layers.linear import Linear
-from backbones.layers.together import gelu_of, linear_of
+from backbones.layers.together import gelu_of, is_bare, linear_of
 
 
 @register_notrace_module
@@ -68,7 +68,7 @@ class SwiGLU(nn.Module):
             return self.fc2(silu_gate(gate, x))
         if torch.is_grad_enabled():
             return linear_of(silu_gate, self.fc2, gate, x)
-        return self.fc2(F.silu(gate).mul_(x))
+        return self.fc2(F.silu(gate, inplace=is_bare(self.fc1_g)).mul_(x))
 
 
 @register_notrace_module

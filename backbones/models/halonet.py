@@ -33,7 +33,7 @@ from timm.layers import DropPath, register_notrace_module, trunc_normal_
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from backbones.layers import ClassifierHead, HaloAttention, Linear, pad_to_multiple, to_nchw, to_nhwc
+from backbones.layers import ClassifierHead, HaloAttention, Linear, norm_of, pad_to_multiple, to_nchw, to_nhwc
 from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
 
 __all__ = ["HaloNet"]
@@ -80,7 +80,9 @@ class LinearNormAct(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.stride > 1:
             x = x[:, :: self.stride, :: self.stride]
-        return self.act(to_nhwc(self.bn(to_nchw(self.conv(x)))))
+        if torch.jit.is_scripting():
+            return self.act(to_nhwc(self.bn(to_nchw(self.conv(x)))))
+        return norm_of(self.conv, self.bn, x, "relu" if isinstance(self.act, nn.ReLU) else "none")
 
 
 class Stem(nn.Module):

@@ -57,7 +57,7 @@ def test_gelu_in_the_convolution_equals_gelu_after_it():
         bias = torch.randn(len(weight))
         expected = F.gelu(F.conv2d(x, weight, bias, padding=padding, groups=groups))
         with torch.no_grad():
-            y = kernels.conv2d(x, weight, bias, padding=padding, groups=groups, gelu=True)
+            y = kernels.conv2d(x, weight, bias, padding=padding, groups=groups, act="gelu")
         torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
         assert y.is_contiguous(memory_format=torch.channels_last)
 
@@ -110,19 +110,19 @@ def test_other_convolutions_stay_plain(chans, out_chans, groups, stride, padding
 
 
 @pytest.mark.parametrize("out_chans,groups,side", [(24, 1, 1), (16, 16, 3), (16, 16, 5)])
-@pytest.mark.parametrize("gelu", [False, True])
-def test_convolutions_follow_autocast(out_chans, groups, side, gelu):
+@pytest.mark.parametrize("act", ["none", "gelu"])
+def test_convolutions_follow_autocast(out_chans, groups, side, act):
     """In bfloat16 what they compute, output and gradients, is the plain call's under autocast."""
     torch.manual_seed(0)
     x = torch.randn(2, 16, 9, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn(out_chans, 16 // groups, side, side, requires_grad=True)
     bias = torch.randn(out_chans, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = kernels.conv2d(x, weight, bias, padding=(side // 2,) * 2, groups=groups, gelu=gelu)
+        y = kernels.conv2d(x, weight, bias, padding=(side // 2,) * 2, groups=groups, act=act)
         expected = F.conv2d(x, weight, bias, padding=side // 2, groups=groups)
-        expected = F.gelu(expected) if gelu else expected
+        expected = F.gelu(expected) if act == "gelu" else expected
         with torch.no_grad():
-            fused = kernels.conv2d(x, weight, bias, padding=(side // 2,) * 2, groups=groups, gelu=gelu)
+            fused = kernels.conv2d(x, weight, bias, padding=(side // 2,) * 2, groups=groups, act=act)
     assert y.dtype == fused.dtype == torch.bfloat16
     close = dict(atol=0.15, rtol=0.05)  # bfloat16 has 8 bits, and the values reach 20
     torch.testing.assert_close(y, expected, **close)

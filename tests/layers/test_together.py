@@ -1,5 +1,6 @@
 """Layers run together with their neighbours against the same layers one after the other."""
 
+import copy
 from functools import partial
 from unittest.mock import patch
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import DepthwiseConv, Linear, chain, gelu_of, linear_of, set_fast_kernels, together
+from backbones.layers import DepthwiseConv, Linear, chain, gelu_of, linear_of, norm_of, set_fast_kernels, together
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU, silu_gate
 
 
@@ -39,6 +40,30 @@ def test_gelu_of(layer: nn.Module, approximate: str, fast: bool, fast_kernels: N
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             torch.testing.assert_close(gelu_of(layer, x, approximate), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("act", ["none", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
+def test_norm_of(act: str, bias: bool, training: bool, fast: bool, fast_kernels: None) -> None:
+    torch.manual_seed(0)
+    set_fast_kernels(fast)
+    layer, norm, x = Linear(6, 9, bias=bias), nn.BatchNorm2d(9).train(training), torch.randn(2, 9, 8, 6)
+    for t in (norm.weight, norm.bias, norm.running_mean):
+        nn.init.normal_(t)
+    norm.running_var.uniform_(0.5, 2)
+    for grad in (True, False):
+        expected = copy.deepcopy(norm)(layer(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        expected = F.relu(expected) if act == "relu" else expected
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(norm_of(layer, norm, x, act), expected, atol=1e-5, rtol=1e-5)
+    assert norm.num_batches_tracked == (2 if training else 0)
+    seen: list[Tensor] = []
+    norm.register_forward_hook(lambda module, args, output: seen.append(output))
+    with torch.no_grad():
+        norm_of(layer, norm, x, act)
+    assert len(seen) == 1
 
 
 ACTS = {"gelu": (F.gelu, 1), "tanh": (partial(F.gelu, approximate="tanh"), 1), "gated": (silu_gate, 2)}
