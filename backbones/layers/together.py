@@ -20,7 +20,8 @@ _CHUNK_BYTES = 8 * 2**20
 
 def is_bare(layer: nn.Module) -> bool:
     """Whether a layer is one of this package's with nothing added, so that its parameters say what calling it does."""
-    return type(layer) in (Linear, DepthwiseConv) and not (layer._forward_hooks or layer._forward_pre_hooks)
+    hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks
+    return type(layer) in (Linear, DepthwiseConv) and not any(hooks)
 
 
 def gelu_of(layer: nn.Module, x: Tensor, approximate: str = "none") -> Tensor:

@@ -169,3 +169,10 @@ def test_adapters_and_hooks_are_not_passed_by(kind: str, grad: bool, fast_kernel
         mlp.fc2.register_forward_hook(lambda module, args, output: seen.append(args[0]))
         mlp(x)
     torch.testing.assert_close(seen[0], hidden, atol=1e-5, rtol=1e-5)
+
+
+def test_hooks_on_gradients_are_called(fast_kernels: None) -> None:
+    mlp, seen = Mlp(6, 10), []
+    mlp.fc2.register_full_backward_hook(lambda module, grad_input, grad_output: seen.append(grad_output))
+    mlp(torch.randn(2, 9, 8, 6)).sum().backward()
+    assert len(seen) == 1
