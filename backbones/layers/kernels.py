@@ -1,8 +1,8 @@
 """Which kernel runs an operation: the one place where devices are told apart.
 
-Every fast path of the package asks ``use_fast_kernels`` and gives the same numbers (within rounding) as the plain
-call beside it. Setting the environment variable ``BACKBONES_FAST_KERNELS=0``, or ``set_fast_kernels(False)``, makes
-every layer take the plain call.
+Every fast path of the package asks ``use_fast_paths``, or a narrower question below it, and gives the same numbers
+(within rounding) as the plain call beside it. Setting the environment variable ``BACKBONES_FAST_KERNELS=0``, or
+``set_fast_kernels(False)``, makes every layer take the plain call.
 """
 
 import ctypes

@@ -18,10 +18,15 @@ from backbones.layers.linear import Linear, linear
 _CHUNK_BYTES = 8 * 2**20
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether someone listens to what goes in and comes out of a module, or to the gradients of that."""
+    kinds = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
+    return any(kinds)
+
+
 def is_bare(layer: nn.Module) -> bool:
     """Whether a layer is one of this package's with nothing added, so that its parameters say what calling it does."""
-    hooks = layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks
-    return type(layer) in (Linear, DepthwiseConv) and not any(hooks)
+    return type(layer) in (Linear, DepthwiseConv) and not has_hooks(layer)
 
 
 def gelu_of(layer: nn.Module, x: Tensor, approximate: str = "none") -> Tensor:
@@ -46,7 +51,7 @@ def norm_of(layer: nn.Module, norm: nn.BatchNorm2d, x: Tensor, act: str = "none"
         x: (B, H, W, C) -> (B, H, W, C_out)
         act: As in ``kernels.activate``.
     """
-    plain = type(norm) is nn.BatchNorm2d and not (norm.training or norm._forward_hooks or norm._forward_pre_hooks)
+    plain = type(norm) is nn.BatchNorm2d and not (norm.training or has_hooks(norm))
     if not (plain and is_bare(layer) and fuses_pointwise(x) and use_fast_kernels(x)):
         return activate(to_nhwc(norm(to_nchw(layer(x)))), act)
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
