@@ -62,26 +62,27 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return self.plain(x)
+            y = F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            return x + to_nhwc(y) if self.shortcut else to_nhwc(y)
         return self.run(x)
 
     @torch.jit.unused
     def run(self, x: Tensor, act: str = "none") -> Tensor:
         """``forward``, with ``kernels.activate`` on its result."""
-        dilated = self.dilation[0] > 1
-        if not use_fast_convolutions(x) or (dilated and self.stride[0] > 1):
-            return activate(self.plain(x), act)
-        weight, half = self.weight, self.kernel_size[0] // 2
+        return self.convolve(x, self.weight, self.bias, act)
+
+    @torch.jit.unused
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str = "none") -> Tensor:
+        """``run`` with parameters that are given."""
+        dilation, half = self.dilation[0], self.kernel_size[0] // 2
+        if not use_fast_convolutions(x) or (dilation > 1 and self.stride[0] > 1):
+            y = to_nhwc(F.conv2d(to_nchw(x), weight, bias, self.stride, self.padding, self.dilation, self.groups))
+            return activate(x + y if self.shortcut else y, act)
         if self.shortcut:  # x + conv(x) is a convolution too, which saves a pass over the map
             weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (half,) * 4)
         options = (half, half), self.groups, act
-        if dilated:
-            dilation, (_, H, W, _) = self.dilation[0], x.shape
-            y = conv2d(to_nchw(interleave(x, dilation)), weight, self.bias, (1, 1), *options)
+        if dilation > 1:
+            _, H, W, _ = x.shape
+            y = conv2d(to_nchw(interleave(x, dilation)), weight, bias, (1, 1), *options)
             return deinterleave(to_nhwc(y), dilation, H, W)
-        return to_nhwc(conv2d(to_nchw(x), weight, self.bias, self.stride, *options))
-
-    def plain(self, x: Tensor) -> Tensor:
-        """The convolution as PyTorch runs it."""
-        y = to_nhwc(F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups))
-        return x + y if self.shortcut else y
+        return to_nhwc(conv2d(to_nchw(x), weight, bias, self.stride, *options))

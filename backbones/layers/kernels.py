@@ -178,22 +178,46 @@ class SameConvolution(torch.autograd.Function):
 
 
 def _kernel_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    def gradient(x: Tensor, weight: Tensor, padding: int) -> Tensor:
-        options = [1, 1], [padding, padding], [1, 1], False, [0, 0], groups  # stride, padding, dilation, transposed
-        return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, [False, True, False])[1]
-
     side, (H, W) = weight.shape[2], grad.shape[2:]
     if side == 1 and groups == 1 and not _HAS_AVX512:  # a product of two matrices, a third of the time there
         rows = [t.permute(0, 2, 3, 1).flatten(0, 2) for t in (grad, x)]
         return (rows[0].t() @ rows[1])[:, :, None, None]
+
+    def gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+        options = [1, 1], [padding, padding], [1, 1], False, [0, 0], groups  # stride, padding, dilation, transposed
+        return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, [False, True, False])[1]
+
     if side <= 3:
-        return gradient(x, weight, side // 2)
-    starts = range(0, side, 3)
-    before, after = side // 2, side // 2 + -side % 3
-    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, before, after, before, after)).permute(0, 3, 1, 2)
+        return gradient(grad, x, weight, side // 2)
+    count = -(-side // 3)
+    spare = (3 * count - side) // 2  # taps before the kernel's first, so that one of seven's pieces is its centre
     piece = weight[:, :, :3, :3]  # for its shape
-    rows = [[gradient(x[:, :, i : i + H + 2, j : j + W + 2], piece, 0) for j in starts] for i in starts]
-    return torch.cat([torch.cat(row, 3) for row in rows], 2)[:, :, :side, :side]
+
+    def gradient_from(taps_y: int, taps_x: int) -> Tensor:
+        rows, x_rows, above, below = _reach(taps_y, H)
+        columns, x_columns, left, right = _reach(taps_x, W)
+        part, x_part = grad[:, :, rows, columns], x[:, :, x_rows, x_columns]
+        if part.numel() == 0:  # the kernel is wider than the map
+            return torch.zeros_like(piece)
+        if above == below == left == right == 1:  # the kernel pads it without a copy
+            return gradient(part, x_part, piece, 1)
+        x_part = F.pad(x_part.permute(0, 2, 3, 1), (0, 0, left, right, above, below)).permute(0, 3, 1, 2)
+        return gradient(part, x_part, piece, 0)
+
+    starts = range(-(side // 2) - spare, side // 2, 3)
+    pieces = [torch.cat([gradient_from(i, j) for j in starts], 3) for i in starts]
+    return torch.cat(pieces, 2)[:, :, spare : spare + side, spare : spare + side]
+
+
+def _reach(tap: int, size: int) -> tuple[slice, slice, int, int]:
+    """Which outputs use any input through the three taps from ``tap`` on, along one side of a map of ``size``.
+
+    Returns: These outputs, the inputs that they use, and how many zeros stand before and after these.
+    """
+    first = max(0, -tap - 2)
+    last = max(first, min(size, size - tap))
+    before, after = max(0, -tap - first), max(0, last + tap + 2 - size)
+    return slice(first, last), slice(max(0, first + tap), min(size, last + tap + 2)), before, after
 
 
 _CHUNK_BYTES = 16 * 2**20
@@ -221,8 +245,9 @@ def keep_freed_memory() -> bool:
     """Let the C library keep freed memory for the next tensor, for the whole process; returns whether it could.
 
     glibc takes blocks above 32 MiB from the kernel anew at each allocation and gives the top of its heap back whenever
-    it is free; the pages are then mapped and cleared again, one by one, at a tenth to a third of the time of a model
-    with wide maps. The process holds on to its peak memory instead. Not done on import: the process is the caller's.
+    64 MiB of it are free; the pages are then mapped and cleared again, one by one, at a tenth to a third of the time of
+    a model with wide maps. The process holds on to its peak memory instead. Not done on import: the process is the
+    caller's.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -230,3 +255,10 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
     return bool(mallopt(trim_threshold, -1)) and bool(mallopt(mmap_max, 0))
+
+
+if _enabled:
+    # glibc has these limits of 32 and 64 MiB only after it was given such a block back; until then they are the size of
+    # the largest so far and twice that, and inference spends a tenth to a third of its time on pages. No page of this
+    # block is ever touched.
+    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8, device="cpu")

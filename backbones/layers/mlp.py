@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from backbones.layers.depthwise import DepthwiseConv
 from backbones.layers.kernels import map_images
-from backbones.layers.linear import Linear
-from backbones.layers.together import gelu_of, is_bare, linear_of
+from backbones.layers.linear import Linear, linear
+from backbones.layers.together import gelu_of, is_bare, is_remade, linear_of
 
 
 @register_notrace_module
@@ -34,6 +34,14 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
+        return self.layers(x)
+
+    @torch.jit.unused
+    def layers(self, x: Tensor) -> Tensor:
+        """The two layers in turn."""
+        if is_bare(self.fc1) and is_remade(x, self.hidden_dim):
+            act = "gelu" if self.approximate == "none" else "gelu_tanh"
+            return linear_of(partial(linear, act=act), self.fc2, x, params=(self.fc1.weight, self.fc1.bias))
         if torch.is_grad_enabled():
             return linear_of(partial(F.gelu, approximate=self.approximate), self.fc2, self.fc1(x))
         return self.fc2(gelu_of(self.fc1, x, self.approximate))
@@ -105,8 +113,18 @@ class ConvMlp(nn.Module):
     @torch.jit.unused
     def layers(self, x: Tensor) -> Tensor:
         """The three layers in turn."""
+        fc1, dwconv = self.fc1, self.dwconv
+        if is_bare(fc1) and is_bare(dwconv) and is_remade(x, self.hidden_dim):
+            params = fc1.weight, fc1.bias, dwconv.weight, dwconv.bias
+            return linear_of(self.hidden, self.fc2, x, params=params, images=True)
         if self.act_first:
-            return self.fc2(self.dwconv(gelu_of(self.fc1, x)))
+            return self.fc2(dwconv(gelu_of(fc1, x)))
         if torch.is_grad_enabled():
-            return linear_of(F.gelu, self.fc2, self.dwconv(self.fc1(x)))
-        return self.fc2(gelu_of(self.dwconv, self.fc1(x)))
+            return linear_of(F.gelu, self.fc2, dwconv(fc1(x)))
+        return self.fc2(gelu_of(dwconv, fc1(x)))
+
+    @torch.jit.unused
+    def hidden(self, x: Tensor, fc1: Tensor, fc1_bias: Tensor, dwconv: Tensor, dwconv_bias: Tensor) -> Tensor:
+        """What enters the last layer, with the parameters of the first two."""
+        first, then = ("gelu", "none") if self.act_first else ("none", "gelu")
+        return self.dwconv.convolve(linear(x, fc1, fc1_bias, first), dwconv, dwconv_bias, then)

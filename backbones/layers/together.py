@@ -4,7 +4,7 @@ What has been put on a layer from outside, an adapter, a parametrization or a ho
 of it. A layer that carries such a thing is called as it is, with the activation after it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -59,68 +59,99 @@ def norm_of(layer: nn.Module, norm: nn.BatchNorm2d, x: Tensor, act: str = "none"
     return linear(x, layer.weight * scale[:, None], norm.bias - mean * scale, act)
 
 
-def _rows(tensors: tuple[Tensor, ...], width: int) -> Iterator[tuple[Tensor, ...]]:
-    """The rows of tensors (..., C) that go together, as many at a time as stay in the cache if ``width`` wide."""
-    rows = max(64, _CHUNK_BYTES // (width * tensors[0].element_size()))
-    return zip(*(t.reshape(-1, t.shape[-1]).split(rows) for t in tensors), strict=True)
-
-
 class _LinearOf(torch.autograd.Function):
-    """``F.linear(act(*inputs), weight, bias)``, which keeps ``inputs`` and not what ``act`` makes of them."""
+    """``F.linear(act(*inputs, *params), weight, bias)``, which keeps what it is given and not what ``act`` makes of it.
+
+    ``tensors`` are ``count`` inputs, of which ``step`` entries of the first dimension go at a time, and the params.
+    """
 
     @staticmethod
-    def forward(act: Callable[..., Tensor], weight: Tensor, bias: Tensor | None, *inputs: Tensor) -> Tensor:
+    def forward(
+        act: Callable[..., Tensor], step: int, count: int, weight: Tensor, bias: Tensor | None, *tensors: Tensor
+    ) -> Tensor:
+        inputs, params = tensors[:count], tensors[count:]
         out = inputs[0].new_empty(*inputs[0].shape[:-1], weight.shape[0])
-        for y, *x in _rows((out, *inputs), weight.shape[1]):
-            y.copy_(linear(act(*x), weight, bias))
+        for y, *x in zip(*(t.split(step) for t in (out, *inputs)), strict=True):
+            y.copy_(linear(act(*x, *params), weight, bias))
         return out
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.act, weight, bias, *tensors = inputs
-        ctx.save_for_backward(weight, bias, *tensors)
+        ctx.act, ctx.step, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, bias, *inputs = ctx.saved_tensors
-        needed = ctx.needs_input_grad[1:]
+        weight, bias, *tensors = ctx.saved_tensors
+        needs_weight, needs_bias, *needed = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # gradients of gradients are asked for
-            wanted = [t for t, need in zip((weight, bias, *inputs), needed, strict=True) if need]
-            out = F.linear(ctx.act(*inputs), weight, bias)
-            found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-            return None, *(next(found) if need else None for need in needed)
-        grad_weight = torch.zeros_like(weight) if needed[0] else None
-        grad_inputs = [x.new_empty(x.shape) for x in inputs]
-        for g, *tensors in _rows((grad, *inputs, *grad_inputs), weight.shape[1]):
-            x = [t.detach().requires_grad_() for t in tensors[: len(inputs)]]
+            everything = zip((weight, bias, *tensors), ctx.needs_input_grad[3:], strict=True)
+            out = F.linear(ctx.act(*tensors), weight, bias)
+            found = iter(torch.autograd.grad(out, [t for t, need in everything if need], grad, create_graph=True))
+            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+        inputs, params = tensors[: ctx.count], tensors[ctx.count :]
+        grad_weight, grad_bias = torch.zeros_like(weight), grad.flatten(0, -2).sum(0) if needs_bias else None
+        grad_inputs, grad_params = [torch.empty_like(t) for t in inputs], [torch.zeros_like(t) for t in params]
+        for g, *parts in zip(*(t.split(ctx.step) for t in (grad, *inputs, *grad_inputs)), strict=True):
+            leaves = [t.detach() for t in (*parts[: ctx.count], *params)]
+            for leaf, need in zip(leaves, needed, strict=True):
+                leaf.requires_grad_(need)
             with torch.enable_grad():
-                activated = ctx.act(*x)
-            if grad_weight is not None:
-                grad_weight.addmm_(g.t(), activated.detach())
-            if any(needed[2:]):
-                for to, found in zip(tensors[len(inputs) :], torch.autograd.grad(activated, x, linear(g, weight.t()))):
-                    to.copy_(found)
-        return None, grad_weight, grad.reshape(-1, grad.shape[-1]).sum(0) if needed[1] else None, *grad_inputs
+                activated = ctx.act(*leaves)
+            if needs_weight:
+                grad_weight.addmm_(g.flatten(0, -2).t(), activated.detach().flatten(0, -2))
+            wanted = [i for i, need in enumerate(needed) if need]
+            if not wanted:
+                continue
+            found = torch.autograd.grad(activated, [leaves[i] for i in wanted], linear(g, weight.t()))
+            for i, t in zip(wanted, found, strict=True):
+                if i < ctx.count:
+                    parts[ctx.count + i].copy_(t)
+                else:
+                    grad_params[i - ctx.count].add_(t)
+        return None, None, None, grad_weight, grad_bias, *grad_inputs, *grad_params
 
 
-def linear_of(act: Callable[..., Tensor], layer: nn.Module, *inputs: Tensor) -> Tensor:
-    """``layer(act(*inputs))``; in training on a CPU what ``act`` makes is neither kept nor ever there as a whole.
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
-    It is the widest map of a block. The backward pass makes it again, some rows at a time, which stay in the cache:
-    that takes less time than memory mapped anew for it, and a third to a half of the memory of the hidden maps.
+
+def linear_of(
+    act: Callable[..., Tensor], layer: nn.Module, *inputs: Tensor, params: Sequence[Tensor] = (), images: bool = False
+) -> Tensor:
+    """``layer(act(*inputs, *params))``; in training on a CPU what ``act`` makes is not kept, nor ever there as a whole.
+
+    It is the widest map of a block. The backward pass makes it again, a few rows or images at a time, which stay in the
+    cache: that takes less time than memory mapped anew for it, and a third to a half of the memory of the hidden maps.
 
     Args:
-        act: Pointwise function of ``inputs``.
+        act: Function of ``inputs`` and ``params`` that treats rows of ``inputs`` separately.
         layer: A ``Linear``.
-        inputs: (..., in_features) each -> (..., out_features)
+        inputs: (..., C) each -> (..., out_features)
+        params: Tensors that ``act`` takes whole, such as weights.
+        images: ``act`` treats entries of the first dimension separately, and not their rows.
     """
     x = inputs[0]
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if not is_bare(layer) or not use_fast_paths(x) or not torch.is_grad_enabled() or traced:
-        return layer(act(*inputs))
+    if not is_bare(layer) or not use_fast_paths(x) or not torch.is_grad_enabled() or _is_traced():
+        return layer(act(*inputs, *params))
+    shape = x.shape[:-1]
+    if not images:
+        inputs = tuple(t.reshape(-1, t.shape[-1]) for t in inputs)
     dtype = compute_dtype(x)  # autocast does not look into it
-    tensors = (t if t is None else t.to(dtype) for t in (layer.weight, layer.bias, *inputs))
-    return _LinearOf.apply(act, *tensors)
+    weight, bias, *tensors = (t if t is None else t.to(dtype) for t in (layer.weight, layer.bias, *inputs, *params))
+    held = inputs[0].shape[1:-1].numel() * layer.in_features * x.element_size()
+    out = _LinearOf.apply(act, max(1, _CHUNK_BYTES // held), len(inputs), weight, bias, *tensors)
+    return out.view(*shape, -1)
+
+
+def is_remade(x: Tensor, width: int) -> bool:
+    """Whether training makes a map of ``width`` channels from ``x`` (..., C) a second time instead of keeping it.
+
+    From few channels that is cheaper on a CPU than the memory: glibc takes blocks above 32 MiB from the kernel anew,
+    page by page, and a block's hidden maps and their gradients are four of them.
+    """
+    dear = x.shape[-1] <= 128 and x.shape[:-1].numel() * width * x.element_size() > 32 * 2**20
+    return torch.is_grad_enabled() and not _is_traced() and use_fast_paths(x) and dear
 
 
 def chain(x: Tensor, first: nn.Linear, second: nn.Linear, gate: Tensor | None = None) -> Tensor:

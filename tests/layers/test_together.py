@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.layers import DepthwiseConv, Linear, chain, gelu_of, linear_of, norm_of, set_fast_kernels, together
+from backbones.layers import mlp as mlp_file
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU, silu_gate
 
 
@@ -102,6 +103,50 @@ def test_what_is_frozen_gets_no_gradient(fast_kernels: None) -> None:
     x.requires_grad_()
     linear_of(F.gelu, layer, x).sum().backward()
     assert x.grad is not None and layer.weight.grad is None
+
+
+MLPS = {
+    "Mlp": partial(Mlp, 6, 10),
+    "tanh": partial(Mlp, 6, 10, approximate="tanh"),
+    "ConvMlp": partial(ConvMlp, 6, 10),
+    "shortcut": partial(ConvMlp, 6, 10, shortcut=True),
+    "act_first": partial(ConvMlp, 6, 10, shortcut=True, act_first=True),
+}
+
+
+@pytest.mark.parametrize("kind", MLPS)
+@pytest.mark.parametrize("frozen", [None, "fc1", "fc2"])
+def test_hidden_maps_that_are_made_twice(kind: str, frozen: str | None, fast_kernels: None, monkeypatch) -> None:
+    """Outputs, gradients, and gradients of gradients are those of maps that are kept."""
+    torch.manual_seed(0)
+    mlp, x = MLPS[kind](), torch.randn(5, 9, 8, 6, requires_grad=True)
+    if frozen:
+        mlp.get_submodule(frozen).requires_grad_(False)
+    wanted = [x, *(p for p in mlp.parameters() if p.requires_grad)]
+    monkeypatch.setattr(together, "_CHUNK_BYTES", 2 * 9 * 8 * 10 * 4)  # two images at a time
+    results, kept = [], []
+    for remade in (True, False):
+        monkeypatch.setattr(mlp_file, "is_remade", partial(lambda x, width, answer: answer, answer=remade))
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            y = mlp(x)
+        assert (5 * 9 * 8 * 10 in kept) != remade  # the hidden map
+        dy = torch.linspace(-1, 1, y.numel()).view_as(y)
+        once = torch.autograd.grad(y, wanted, dy, retain_graph=True)
+        graph = torch.autograd.grad(y, wanted, dy, create_graph=True)
+        results.append((y, *once, *torch.autograd.grad(sum(g.square().sum() for g in graph), x)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_wide_maps_of_few_channels_are_made_twice(fast_kernels: None) -> None:
+    x = torch.empty(8, 56, 56, 64)
+    assert together.is_remade(x, 512) and not together.is_remade(x[:4], 512)
+    assert not together.is_remade(torch.empty(8, 28, 28, 256), 2048)
+    with torch.no_grad():
+        assert not together.is_remade(x, 512)
+    set_fast_kernels(False)
+    assert not together.is_remade(x, 512)
 
 
 def test_linear_of_keeps_its_inputs_alone(fast_kernels: None) -> None:
