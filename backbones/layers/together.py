@@ -150,8 +150,9 @@ def is_remade(x: Tensor, width: int) -> bool:
     From few channels that is cheaper on a CPU than the memory: glibc takes blocks above 32 MiB from the kernel anew,
     page by page, and a block's hidden maps and their gradients are four of them.
     """
-    dear = x.shape[-1] <= 128 and x.shape[:-1].numel() * width * x.element_size() > 32 * 2**20
-    return torch.is_grad_enabled() and not _is_traced() and use_fast_paths(x) and dear
+    if not torch.is_grad_enabled() or _is_traced() or not use_fast_paths(x):
+        return False
+    return x.shape[-1] <= 128 and x.shape[:-1].numel() * width * x.element_size() > 32 * 2**20
 
 
 def chain(x: Tensor, first: nn.Linear, second: nn.Linear, gate: Tensor | None = None) -> Tensor:

@@ -139,6 +139,25 @@ def test_hidden_maps_that_are_made_twice(kind: str, frozen: str | None, fast_ker
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["Mlp", "ConvMlp"])
+def test_hidden_maps_that_are_made_twice_follow_autocast(
+    kind: str, dtype: torch.dtype, fast_kernels: None, monkeypatch
+) -> None:
+    torch.manual_seed(0)
+    mlp, x = MLPS[kind](), torch.randn(5, 9, 8, 6, requires_grad=True)
+    results = []
+    for answer in (True, False):
+        monkeypatch.setattr(mlp_file, "is_remade", partial(lambda x, width, answer: answer, answer=answer))
+        with torch.autocast("cpu", dtype):
+            y = mlp(x)
+        assert y.dtype == dtype
+        results.append((y.float(), *torch.autograd.grad(y.float().sum(), (x, *mlp.parameters()))))
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=0.02 * expected.abs().max().item(), rtol=0.05)
+
+
 def test_wide_maps_of_few_channels_are_made_twice(fast_kernels: None) -> None:
     x = torch.empty(8, 56, 56, 64)
     assert together.is_remade(x, 512) and not together.is_remade(x[:4], 512)
