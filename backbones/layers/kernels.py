@@ -8,7 +8,7 @@ Every fast path of the package asks ``use_fast_paths``, or a narrower question b
 import ctypes
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -223,6 +223,16 @@ def _reach(tap: int, size: int) -> tuple[slice, slice, int, int]:
 _CHUNK_BYTES = 16 * 2**20
 
 
+@cache
+def _keep_pieces() -> None:
+    """Let glibc keep up to 64 MiB of freed memory for the next pieces.
+
+    It does so once it was given a block of 32 MiB back; until then its limits are the largest so far and twice that,
+    and inference spends a tenth to a fifth of its time on pages. No page of this block is ever touched.
+    """
+    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8, device="cpu")
+
+
 def map_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) -> Tensor:
     """``fn(x)``, in inference on a CPU run over a few images at a time so that what it holds stays below 16 MiB.
 
@@ -235,6 +245,7 @@ def map_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) 
     """
     if not fuses_pointwise(x):
         return fn(x)
+    _keep_pieces()
     images = max(1, _CHUNK_BYTES // bytes_per_image)
     if images >= x.shape[0]:
         return fn(x)
@@ -255,10 +266,3 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
     return bool(mallopt(trim_threshold, -1)) and bool(mallopt(mmap_max, 0))
-
-
-if _enabled:
-    # glibc has these limits of 32 and 64 MiB only after it was given such a block back; until then they are the size of
-    # the largest so far and twice that, and inference spends a tenth to a third of its time on pages. No page of this
-    # block is ever touched.
-    torch.empty(32 * 2**20 - 2**16, dtype=torch.uint8, device="cpu")
