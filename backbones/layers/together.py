@@ -90,8 +90,12 @@ class _LinearOf(torch.autograd.Function):
             found = iter(torch.autograd.grad(out, [t for t, need in everything if need], grad, create_graph=True))
             return tuple(next(found) if need else None for need in ctx.needs_input_grad)
         inputs, params = tensors[: ctx.count], tensors[ctx.count :]
-        grad_weight, grad_bias = torch.zeros_like(weight), grad.flatten(0, -2).sum(0) if needs_bias else None
-        grad_inputs, grad_params = [torch.empty_like(t) for t in inputs], [torch.zeros_like(t) for t in params]
+        # A sum over pieces in bfloat16 would stand still at 256 times a piece; autograd casts what is returned.
+        grad_weight, *grad_params = (
+            torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in (weight, *params)
+        )
+        grad_bias = grad.flatten(0, -2).sum(0) if needs_bias else None
+        grad_inputs = [torch.empty_like(t) for t in inputs]
         for g, *parts in zip(*(t.split(ctx.step) for t in (grad, *inputs, *grad_inputs)), strict=True):
             leaves = [t.detach() for t in (*parts[: ctx.count], *params)]
             for leaf, need in zip(leaves, needed, strict=True):
@@ -99,7 +103,7 @@ class _LinearOf(torch.autograd.Function):
             with torch.enable_grad():
                 activated = ctx.act(*leaves)
             if needs_weight:
-                grad_weight.addmm_(g.flatten(0, -2).t(), activated.detach().flatten(0, -2))
+                grad_weight.add_(g.flatten(0, -2).t() @ activated.detach().flatten(0, -2))
             wanted = [i for i, need in enumerate(needed) if need]
             if not wanted:
                 continue

@@ -1,6 +1,7 @@
 """Layers run together with their neighbours against the same layers one after the other."""
 
 import copy
+from collections.abc import Callable, Iterable
 from functools import partial
 from unittest.mock import patch
 
@@ -105,6 +106,23 @@ def test_what_is_frozen_gets_no_gradient(fast_kernels: None) -> None:
     assert x.grad is not None and layer.weight.grad is None
 
 
+def under_autocast(
+    run: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype, params: Iterable[nn.Parameter]
+) -> tuple[Tensor, ...]:
+    """The result of ``run`` and the gradients of its sum."""
+    with torch.autocast("cpu", dtype):
+        y = run(x)
+    assert y.dtype == dtype
+    return y.float(), *torch.autograd.grad(y.float().sum(), (x, *params))
+
+
+def assert_alike(results: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    """Equal within the precision of bfloat16."""
+    for found, expected in zip(results, wanted, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=0.02 * expected.abs().max().item(), rtol=0.05)
+
+
 MLPS = {
     "Mlp": partial(Mlp, 6, 10),
     "tanh": partial(Mlp, 6, 10, approximate="tanh"),
@@ -149,13 +167,8 @@ def test_hidden_maps_that_are_made_twice_follow_autocast(
     results = []
     for answer in (True, False):
         monkeypatch.setattr(mlp_file, "is_remade", partial(lambda x, width, answer: answer, answer=answer))
-        with torch.autocast("cpu", dtype):
-            y = mlp(x)
-        assert y.dtype == dtype
-        results.append((y.float(), *torch.autograd.grad(y.float().sum(), (x, *mlp.parameters()))))
-    for found, expected in zip(*results, strict=True):
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, expected, atol=0.02 * expected.abs().max().item(), rtol=0.05)
+        results.append(under_autocast(mlp, x, dtype, mlp.parameters()))
+    assert_alike(*results)
 
 
 def test_wide_maps_of_few_channels_are_made_twice(fast_kernels: None) -> None:
@@ -188,15 +201,17 @@ def test_linear_of_keeps_its_inputs_alone(fast_kernels: None) -> None:
 def test_linear_of_follows_autocast(dtype: torch.dtype, fast_kernels: None) -> None:
     torch.manual_seed(0)
     layer, x = Linear(24, 10), torch.randn(2, 70, 24, requires_grad=True)
-    results = []
-    for run in (partial(linear_of, F.gelu, layer), lambda x: layer(F.gelu(x))):
-        with torch.autocast("cpu", dtype):
-            y = run(x)
-        assert y.dtype == dtype
-        results.append((y.float(), *torch.autograd.grad(y.float().sum(), (x, *layer.parameters()))))
-    for found, expected in zip(*results, strict=True):
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, expected, atol=0.02 * expected.abs().max().item(), rtol=0.05)
+    runs = partial(linear_of, F.gelu, layer), lambda x: layer(F.gelu(x))
+    assert_alike(*(under_autocast(run, x, dtype, layer.parameters()) for run in runs))
+
+
+def test_sums_over_pieces_have_float32(fast_kernels: None, monkeypatch) -> None:
+    """In bfloat16, 256 and one more is 256."""
+    monkeypatch.setattr(together, "_CHUNK_BYTES", 1)  # a row at a time
+    layer, x = Linear(4, 2), torch.ones(1000, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        linear_of(torch.relu, layer, x).float().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, torch.full((2, 4), 1000.0))
 
 
 class Adapter(nn.Module):
