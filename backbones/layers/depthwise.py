@@ -62,8 +62,8 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            y = F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-            return x + to_nhwc(y) if self.shortcut else to_nhwc(y)
+            y = to_nhwc(self._conv_forward(to_nchw(x), self.weight, self.bias))
+            return x + y if self.shortcut else y
         return self.run(x)
 
     @torch.jit.unused
@@ -76,7 +76,7 @@ class DepthwiseConv(nn.Conv2d):
         """``run`` with parameters that are given."""
         dilation, half = self.dilation[0], self.kernel_size[0] // 2
         if not use_fast_convolutions(x) or (dilation > 1 and self.stride[0] > 1):
-            y = to_nhwc(F.conv2d(to_nchw(x), weight, bias, self.stride, self.padding, self.dilation, self.groups))
+            y = to_nhwc(self._conv_forward(to_nchw(x), weight, bias))
             return activate(x + y if self.shortcut else y, act)
         if self.shortcut:  # x + conv(x) is a convolution too, which saves a pass over the map
             weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (half,) * 4)

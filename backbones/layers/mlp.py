@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from backbones.layers.depthwise import DepthwiseConv
 from backbones.layers.kernels import map_images
 from backbones.layers.linear import Linear, linear
-from backbones.layers.together import gelu_of, is_bare, is_remade, linear_of
+from backbones.layers.together import gelu_name, gelu_of, is_bare, is_remade, linear_of
 
 
 @register_notrace_module
@@ -40,8 +40,8 @@ class Mlp(nn.Module):
     def layers(self, x: Tensor) -> Tensor:
         """The two layers in turn."""
         if is_bare(self.fc1) and is_remade(x, self.hidden_dim):
-            act = "gelu" if self.approximate == "none" else "gelu_tanh"
-            return linear_of(partial(linear, act=act), self.fc2, x, params=(self.fc1.weight, self.fc1.bias))
+            hidden = partial(linear, act=gelu_name(self.approximate))
+            return linear_of(hidden, self.fc2, x, params=(self.fc1.weight, self.fc1.bias))
         if torch.is_grad_enabled():
             return linear_of(partial(F.gelu, approximate=self.approximate), self.fc2, self.fc1(x))
         return self.fc2(gelu_of(self.fc1, x, self.approximate))

@@ -29,6 +29,11 @@ def is_bare(layer: nn.Module) -> bool:
     return type(layer) in (Linear, DepthwiseConv) and not has_hooks(layer)
 
 
+def gelu_name(approximate: str) -> str:
+    """The name in ``kernels.activate`` of a GELU with ``approximate`` as in ``F.gelu``."""
+    return "gelu" if approximate == "none" else "gelu_tanh"
+
+
 def gelu_of(layer: nn.Module, x: Tensor, approximate: str = "none") -> Tensor:
     """``F.gelu(layer(x))``; in inference on a CPU one operator, which applies it as it stores its result.
 
@@ -38,7 +43,7 @@ def gelu_of(layer: nn.Module, x: Tensor, approximate: str = "none") -> Tensor:
         approximate: As in ``F.gelu``.
     """
     if is_bare(layer) and fuses_pointwise(x):
-        return layer.run(x, "gelu" if approximate == "none" else "gelu_tanh")
+        return layer.run(x, gelu_name(approximate))
     return F.gelu(layer(x), approximate=approximate)
 
 
@@ -96,6 +101,7 @@ class _LinearOf(torch.autograd.Function):
         )
         grad_bias = grad.flatten(0, -2).sum(0) if needs_bias else None
         grad_inputs = [torch.empty_like(t) for t in inputs]
+        wanted = [i for i, need in enumerate(needed) if need]
         for g, *parts in zip(*(t.split(ctx.step) for t in (grad, *inputs, *grad_inputs)), strict=True):
             leaves = [t.detach() for t in (*parts[: ctx.count], *params)]
             for leaf, need in zip(leaves, needed, strict=True):
@@ -104,7 +110,6 @@ class _LinearOf(torch.autograd.Function):
                 activated = ctx.act(*leaves)
             if needs_weight:
                 grad_weight.add_(g.flatten(0, -2).t() @ activated.detach().flatten(0, -2))
-            wanted = [i for i, need in enumerate(needed) if need]
             if not wanted:
                 continue
             found = torch.autograd.grad(activated, [leaves[i] for i in wanted], linear(g, weight.t()))
