@@ -1,8 +1,10 @@
 """Fixtures that several files share."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,11 @@ from backbones.layers import set_fast_kernels
 
 with contextlib.suppress(ImportError):  # before any test imports MMPretrain by itself, see backbones/mm/compat.py
     import backbones.mm  # noqa: F401
+
+# processes that tests start find the package as pytest does, installed or not
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")])
+)
 
 
 @pytest.fixture

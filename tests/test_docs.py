@@ -7,6 +7,7 @@ train.
 
 import contextlib
 import importlib
+import inspect
 import io
 import itertools
 import re
@@ -100,7 +101,7 @@ def test_scripts_run(where, text, comments, folder: Path, monkeypatch: pytest.Mo
 def test_configs_build(where, text, comments, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmengine.registry import MODELS, DefaultScope
 
-    from backbones.mm.run import check_config, load_config
+    from backbones.mm.training.run import check_config, load_config
 
     without_weights(monkeypatch)
     Path("page.py").write_text(text)
@@ -114,7 +115,7 @@ def test_configs_build(where, text, comments, folder: Path, monkeypatch: pytest.
 @pytest.mark.mm
 @pytest.mark.slow
 def test_the_config_for_flowers_trains(folder: Path) -> None:
-    from tools import train
+    from backbones.cli import train
 
     (text,) = (text for _, text, comments in CONFIGS if "a config that reads flowers" in comments)
     (folder / "flowers.py").write_text(text)
@@ -128,8 +129,8 @@ def test_the_config_for_flowers_trains(folder: Path) -> None:
 @pytest.mark.parametrize(("name", "part"), [("meters.py", "roi_head"), ("dials.py", "decode_head")])
 def test_the_configs_for_meters_train_and_predict(name: str, part: str, folder: Path) -> None:
     """As the page says, with a tiny model and small images instead of a long run."""
-    from backbones.mm.digit_scenes import write_digit_scenes
-    from tools import predict, test, train
+    from backbones.cli import predict, test, train
+    from backbones.mm.training.digit_scenes import write_digit_scenes
 
     write_digit_scenes("meters", train=4, val=2)
     (text,) = (text for _, text, comments in CONFIGS if "a config that reads meters" in comments and part in text)
@@ -187,7 +188,8 @@ def test_commands_name_what_exists(where: str, command: str) -> None:
         assert words[0] == "python", f"what is {command!r}?"
         tool = ROOT / words[1]
         assert tool.is_file()
-        options = set(re.findall(r'"(--[a-z0-9-]+)"', tool.read_text() + (ROOT / "tools/_common.py").read_text()))
+        (module,) = re.findall(r"^from (backbones.cli.\w+) import main$", tool.read_text(), re.MULTILINE)
+        options = set(re.findall(r'"(--[a-z0-9-]+)"', inspect.getsource(importlib.import_module(module))))
         assert {word for word in words if word.startswith("--")} <= options
         for word in words[2:]:
             if word.startswith("configs/"):
@@ -195,7 +197,6 @@ def test_commands_name_what_exists(where: str, command: str) -> None:
         if tool.stem in ("benchmark", "complexity"):
             models = list(itertools.takewhile(lambda word: not word.startswith("--"), words[2:]))
             assert models and all(map(timm.is_model, models)), f"not all of {models} are models"
-        importlib.import_module(f"tools.{tool.stem}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -3,7 +3,7 @@
 import pytest
 
 import backbones
-from tools.complexity import count_config, count_model
+from backbones.cli.complexity import count_config, count_model
 from tools.model_zoo import BEYOND_BACKBONES, ROOT, Entry, load_metafiles
 
 ENTRIES = [entry for entry in load_metafiles() if entry.task not in BEYOND_BACKBONES]

@@ -18,12 +18,9 @@ import torch
 from mmengine.config import DictAction
 from torch import Tensor
 
-if __package__ in (None, ""):  # run as a script, Python looks for modules beside the script only
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from backbones.images import list_images  # noqa: E402
-from backbones.mm.run import load_config  # noqa: E402
-from tools import predict, train  # noqa: E402
+from backbones.cli import predict, train
+from backbones.images import list_images
+from backbones.mm.training.run import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = ("van", "litv2")

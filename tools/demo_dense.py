@@ -17,10 +17,7 @@ from pathlib import Path
 import torch
 from mmengine.config import DictAction
 
-if __package__ in (None, ""):  # run as a script, Python looks for modules beside the script only
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tools import predict, test, train  # noqa: E402
+from backbones.cli import predict, test, train
 
 ROOT = Path(__file__).resolve().parents[1]
 # config, metric and what makes it a percentage

@@ -21,11 +21,8 @@ from mmengine.config import DictAction
 from PIL import Image
 from torch import Tensor
 
-if __package__ in (None, ""):  # run as a script, Python looks for modules beside the script only
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from backbones.mm.digits import read_scans  # noqa: E402
-from tools import predict, sample, train  # noqa: E402
+from backbones.cli import predict, sample, train
+from backbones.mm.training.digits import read_scans
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/ptdit/generation/ptdit-test_1xb128-2k_digits-8px.py"

@@ -373,8 +373,6 @@ def write_csv(path: Path, entries: Sequence[Entry]) -> None:
     """ImageNet-1k results with the columns of timm's results files, and one more that says where a row is from."""
     import timm
 
-    if __package__ in (None, ""):
-        sys.path.insert(0, str(ROOT))
     import backbones  # noqa: F401  registers the models, whose pretrained_cfg has crop and interpolation
 
     with path.open("w", newline="") as file:

@@ -1,52 +1,6 @@
-"""Evaluate a checkpoint as its config says.
+"""The same as ``backbones test``, from a checkout."""
 
-    python tools/test.py CONFIG CHECKPOINT
-
-The checkpoint is one that tools/train.py wrote, or, for classifiers, one in any layout the family reads (the authors'
-own files included). Prints the metrics and writes them to metrics.json in the work folder.
-"""
-
-import argparse
-import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from mmengine.config import DictAction
-
-if __package__ in (None, ""):  # run as a script, Python looks for modules beside the script only
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from backbones.mm.run import build_runner, check_config, load_config, load_weights  # noqa: E402
-
-
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("checkpoint", help="file or URL")
-    parser.add_argument("--work-dir", help="default: work_dirs/<name of the config>")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides: KEY=VALUE ...")
-    parser.add_argument("--launcher", choices=["none", "pytorch"], default="none")
-    args = parser.parse_args(argv)
-
-    try:
-        cfg = load_config(args.config, args.cfg_options)
-        cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(args.config).stem))
-        cfg.launcher = args.launcher
-        # saved weights are the averaged ones already; the hook would put its own in their place
-        cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks", []) if hook["type"] != "EMAHook"]
-        cfg.load_from = None
-        if "backbone" in cfg.model:
-            cfg.model.backbone.update(pretrained=False, init_cfg=None)
-        check_config(cfg, training=False)
-        runner = build_runner(cfg)
-        load_weights(getattr(runner.model, "module", runner.model), args.checkpoint)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    metrics = {name: float(value) for name, value in runner.test().items()}
-    Path(cfg.work_dir, "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    return metrics
-
+from backbones.cli.test import main
 
 if __name__ == "__main__":
     main()

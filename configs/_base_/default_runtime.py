@@ -1,6 +1,6 @@
 # What every run shares. MMPretrain's scope; detection and segmentation configs set their own.
 default_scope = "mmpretrain"
-custom_imports = dict(imports=["backbones.mm"], allow_failed_imports=False)
+custom_imports = dict(imports=["backbones.mm.training"], allow_failed_imports=False)
 
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),

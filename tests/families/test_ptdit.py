@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import backbones
+from backbones.cli import convert
 from backbones.layers import set_fast_kernels, sincos_grid, window_grid
 from backbones.models.ptdit import VARIANTS, PTDiT
 from backbones.weights import convert_state_dict, restore_state_dict
 from tests.reference_values import assert_matches, load_reference, official_state_dict
-from tools import convert_weights
 
 REFERENCES = ("ptdit_tiny_image_w8_p8", "ptdit_tiny_image_w8_p4", "ptdit_tiny_video_w244")
 
@@ -374,7 +374,7 @@ def test_a_file_is_converted_by_the_tool(tmp_path: Path, capsys: pytest.CaptureF
         "--out",
         str(tmp_path / "own.safetensors"),
     ]
-    assert convert_weights.main([str(tmp_path / "official.pth"), *arguments]) == 0
+    assert convert.main([str(tmp_path / "official.pth"), *arguments]) == 0
     printed = capsys.readouterr().out
     assert "layout: official" in printed and "runs: output [1, 4, 16, 16]" in printed
     own = safetensors.torch.load_file(tmp_path / "own.safetensors")

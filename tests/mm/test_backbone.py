@@ -10,7 +10,7 @@ from torch import nn
 
 import backbones
 import backbones.mm  # noqa: F401
-from backbones.mm import run
+from backbones.mm.training import run
 
 pytestmark = pytest.mark.mm
 

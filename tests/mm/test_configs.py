@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from backbones.mm import run
+from backbones.mm.training import run
 
 pytestmark = pytest.mark.mm
 

@@ -14,7 +14,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from PIL import Image
 
-from backbones.mm import ZooBackbone, run
+from backbones.mm import ZooBackbone
+from backbones.mm.training import run
 from backbones.models._pyramid import PyramidBackbone
 from tests.reference_values import assert_matches, load_reference, official_state_dict, reference_input
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backbones.mm.digit_scenes import write_digit_scenes
+from backbones.mm.training.digit_scenes import write_digit_scenes
 from tools import demo_dense
 
 pytestmark = [pytest.mark.mm, pytest.mark.slow]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from backbones.mm.digits import read_scans, write_digits
-from tools import demo_generation, predict
+from backbones.cli import predict
+from backbones.mm.training.digits import read_scans, write_digits
+from tools import demo_generation
 
 pytestmark = pytest.mark.mm
 

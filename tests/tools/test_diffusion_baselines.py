@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import backbones
+from backbones.cli.benchmark import Settings, make_step
+from backbones.cli.complexity import count_model, main
 from tools import diffusion_baselines
-from tools.benchmark import Settings, make_step
-from tools.complexity import count_model, main
 
 pytestmark = pytest.mark.slow  # importing diffusers alone takes seconds
 

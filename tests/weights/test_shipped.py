@@ -64,7 +64,7 @@ def test_the_log_ends_with_the_printed_accuracy(printed: float) -> None:
 
 @pytest.mark.mm  # the split is MMEngine's dataset's
 def test_it_reads_the_digits_held_out(no_network: Path, printed: float) -> None:
-    from backbones.mm.digits import read_scans
+    from backbones.mm.training.digits import read_scans
 
     model = timm.create_model(TAG, pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))

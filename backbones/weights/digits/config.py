@@ -4,7 +4,7 @@ custom_hooks = [
 custom_imports = dict(
     allow_failed_imports=False,
     imports=[
-        "backbones.mm",
+        "backbones.mm.training",
     ],
 )
 data_preprocessor = dict(

@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools import benchmark as bench
-from tools.benchmark import Result, Settings, WorkerError, benchmark, main, median_ratio, result_table, time_in_turns
+from backbones.cli import benchmark as bench
+from backbones.cli.benchmark import (
+    Result,
+    Settings,
+    WorkerError,
+    benchmark,
+    main,
+    median_ratio,
+    result_table,
+    time_in_turns,
+)
 
 BROKEN = """
 import torch

@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
-from backbones.mm import seeding
+from backbones.mm.training import seeding
 
 pytestmark = pytest.mark.mm
 
@@ -66,7 +66,7 @@ def test_skipped_samples_count():
 def test_processes_share_what_one_would_draw(monkeypatch):
     whole = [sample for batch in read(loader("InfiniteSampler"), 4) for sample in batch]
     for rank in range(2):
-        for user in ("backbones.mm.seeding", "mmengine.dataset.sampler"):
+        for user in ("backbones.mm.training.seeding", "mmengine.dataset.sampler"):
             monkeypatch.setattr(f"{user}.get_dist_info", lambda rank=rank: (rank, 2))
         mine = [sample for batch in read(loader("InfiniteSampler"), 2) for sample in batch]
         assert mine == whole[rank::2]

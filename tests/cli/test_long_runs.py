@@ -20,9 +20,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import nn
 
-from backbones.mm.digits import write_digits
+from backbones.cli import test, train
+from backbones.mm.training.digits import write_digits
 from tests.dense_data import write_dense_data, write_detection_config, write_segmentation_config
-from tools import test, train
 
 pytestmark = pytest.mark.mm
 

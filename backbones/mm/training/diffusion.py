@@ -32,7 +32,7 @@ from backbones.diffusion import (
     velocity,
 )
 from backbones.diffusion.flow import TIMES
-from backbones.mm.hooks import RunStopped
+from backbones.mm.training.hooks import RunStopped
 
 __all__ = ["DiffusionTrainer", "FlowLoss", "LatentImages", "SampleGridHook"]
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import backbones
+from backbones.cli import sample
 from tests.tiny_encoders import (
     TEXT_WIDTH,
     awaken,
@@ -17,7 +18,6 @@ from tests.tiny_encoders import (
     write_text_encoder,
     write_video_autoencoder,
 )
-from tools import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(next(ROOT.glob("configs/ptdit/generation/*digits*.py")))
@@ -28,7 +28,7 @@ def digits(tmp_path_factory):
     """A checkpoint as training of the digits config writes it, without the training."""
     from mmengine.registry import MODELS, init_default_scope
 
-    from backbones.mm import run
+    from backbones.mm.training import run
 
     init_default_scope("mmpretrain")
     trainer = MODELS.build(run.load_config(CONFIG).model)

@@ -9,13 +9,13 @@ from mmengine.registry import DATASETS
 from PIL import Image
 from pycocotools import mask as rle
 
-from backbones.mm import digit_scenes, run
-from backbones.mm.digit_scenes import CLASSES, write_digit_scenes
-from backbones.mm.digits import read_scans
+from backbones.mm.training import digit_scenes, run
+from backbones.mm.training.digit_scenes import CLASSES, write_digit_scenes
+from backbones.mm.training.digits import read_scans
 
 pytestmark = pytest.mark.mm
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(ROOT.glob("configs/*/*/*_digits-256x192.py"))
 
 

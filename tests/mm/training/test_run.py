@@ -6,7 +6,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 
 import backbones
-from backbones.mm import ZooBackbone, run
+from backbones.mm import ZooBackbone
+from backbones.mm.training import run
 from tests.families.test_litv2 import to_official
 
 pytestmark = pytest.mark.mm

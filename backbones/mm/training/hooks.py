@@ -17,8 +17,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 from backbones.images import find_bad_images
-from backbones.mm.annotations import EMPTY, find_bad_label_maps
-from backbones.mm.run import check_class_counts, latest_checkpoint
+from backbones.mm.training.annotations import EMPTY, find_bad_label_maps
+from backbones.mm.training.run import check_class_counts, latest_checkpoint
 
 __all__ = [
     "AtomicBackend",

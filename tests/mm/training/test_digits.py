@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from backbones.mm import digits
+from backbones.mm.training import digits
 
 pytestmark = pytest.mark.mm
 

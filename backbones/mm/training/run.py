@@ -15,10 +15,10 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
-from backbones.mm.annotations import check_coco
 from backbones.mm.backbone import ZooBackbone
-from backbones.mm.seeding import seed_dataloader
-from backbones.mm.sharding import ShardedRunner
+from backbones.mm.training.annotations import check_coco
+from backbones.mm.training.seeding import seed_dataloader
+from backbones.mm.training.sharding import ShardedRunner
 from backbones.weights import convert_state_dict, read_checkpoint
 from backbones.weights.fetch import is_remote
 from backbones.weights.pretrained import tag_config
@@ -313,7 +313,7 @@ def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
 
 
 def build_runner(cfg: Config, sharded: bool = False) -> Runner:
-    """MMEngine's runner, whose training can be repeated and resumed to the bit (see :mod:`backbones.mm.seeding`).
+    """MMEngine's runner, whose training can be repeated and resumed to the bit, see :mod:`.seeding`.
 
     Distributed without a GPU, it talks through gloo.
 

@@ -1,4 +1,4 @@
-"""tools/convert_weights.py: every family there and back, reports, comparison."""
+"""backbones convert: every family there and back, reports, comparison."""
 
 import argparse
 import json
@@ -8,10 +8,10 @@ import timm
 import torch
 
 import backbones
+from backbones.cli import convert
 from backbones.weights import convert_checkpoint, read_checkpoint, restore_state_dict
 from backbones.weights.pretrained import read_metadata
 from tests.reference_values import assert_matches, load_reference, official_state_dict, reference_input
-from tools import convert_weights
 
 REFERENCES = {
     "van_b0": "van_b0",
@@ -97,7 +97,7 @@ def van_b0(tmp_path):
 
 def test_official_to_own_and_exactly_back(van_b0, tmp_path, capsys):
     own, back = tmp_path / "own.safetensors", tmp_path / "back.pth"
-    assert convert_weights.main([str(van_b0), "--model", "van_b0.in1k", "--out", str(own), "--verbose"]) == 0
+    assert convert.main([str(van_b0), "--model", "van_b0.in1k", "--out", str(own), "--verbose"]) == 0
     printed = capsys.readouterr().out
     assert "layout: official" in printed and "block1.0.layer_scale_1 -> stages.0.blocks.0.ls1.gamma" in printed
     assert "missing: 0" in printed and "runs: output [1, 1000]" in printed
@@ -112,10 +112,10 @@ def test_official_to_own_and_exactly_back(van_b0, tmp_path, capsys):
         assert_matches(model(reference_input(reference)), reference["outputs"]["logits (B, num_classes)"])
 
     arguments = [str(own), "--model", "van_b0", "--to", "official", "--entry", "model", "--out", str(back)]
-    assert convert_weights.main(arguments) == 0
+    assert convert.main(arguments) == 0
     assert read_checkpoint(back)["meta"]["source"] == "van_tiny_754.pth.tar"
     capsys.readouterr()
-    assert convert_weights.main(["--check", str(van_b0), str(back)]) == 0
+    assert convert.main(["--check", str(van_b0), str(back)]) == 0
     assert capsys.readouterr().out == "equal: 402 entries\n"
 
 
@@ -124,7 +124,7 @@ def test_the_cache_takes_an_imported_file(van_b0, tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("BACKBONES_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("BACKBONES_MIRROR", str(tmp_path / "nothing"))
     out = tmp_path / "home" / "van_b0.in1k.safetensors"
-    convert_weights.main([str(van_b0), "--model", "van_b0.in1k", "--out", str(out)])
+    convert.main([str(van_b0), "--model", "van_b0.in1k", "--out", str(out)])
     assert backbones.create_model("van_b0.in1k", pretrained=True).pretrained_cfg["file"] == str(out)
 
 
@@ -136,7 +136,7 @@ def test_to_an_openmmlab_checkpoint(tmp_path, capsys):
     model = backbones.create_model("test_litv2", num_classes=10)
     torch.save(model.state_dict(), tmp_path / "a.pth")
     arguments = [str(tmp_path / "a.pth"), "--model", "test_litv2", "--to", "mm", "--out", str(tmp_path / "mm.pth")]
-    assert convert_weights.main(arguments) == 0
+    assert convert.main(arguments) == 0
     assert "runs: output [1, 10]" in capsys.readouterr().out  # the checkpoint says how many classes
     init_cfg = {"type": "Pretrained", "checkpoint": str(tmp_path / "mm.pth")}
     backbone = ZooBackbone("test_litv2", init_cfg=init_cfg)
@@ -147,7 +147,7 @@ def test_to_an_openmmlab_checkpoint(tmp_path, capsys):
 def test_backbone_without_head(tmp_path, capsys):
     model = backbones.create_model("test_van", num_classes=0)
     torch.save(model.state_dict(), tmp_path / "a.pth")
-    assert convert_weights.main([str(tmp_path / "a.pth"), "--model", "test_van"]) == 0
+    assert convert.main([str(tmp_path / "a.pth"), "--model", "test_van"]) == 0
     assert "runs: output [1, 64]" in capsys.readouterr().out
 
 
@@ -157,7 +157,7 @@ def test_check_names_every_difference(tmp_path, capsys):
         {"model": {"a": torch.ones(2), "b": torch.tensor([1.0, 1.5]), "c": torch.ones(3), "d": torch.ones(1)}},
         tmp_path / "2.pth",
     )
-    assert convert_weights.main(["--check", str(tmp_path / "1.pth"), str(tmp_path / "2.pth")]) == 1
+    assert convert.main(["--check", str(tmp_path / "1.pth"), str(tmp_path / "2.pth")]) == 1
     printed = capsys.readouterr().out
     assert "b: differs by up to 0.5" in printed and "c: [2] torch.float32 and [3] torch.float32" in printed
     assert "2.pth: d" in printed and "\na:" not in printed
@@ -166,7 +166,7 @@ def test_check_names_every_difference(tmp_path, capsys):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     torch.save(backbones.create_model("test_litv2").state_dict(), tmp_path / "a.pth")
     with pytest.raises(SystemExit, match="does not fit test_van: missing from the checkpoint: stem.norm.running_mean"):
-        convert_weights.main([str(tmp_path / "a.pth"), "--model", "test_van", "--out", str(tmp_path / "b.safetensors")])
+        convert.main([str(tmp_path / "a.pth"), "--model", "test_van", "--out", str(tmp_path / "b.safetensors")])
     assert not (tmp_path / "b.safetensors").exists()
 
 
@@ -175,7 +175,7 @@ def test_weights_that_do_not_run_are_not_written(tmp_path):
     weights["head.fc.bias"][3] = float("nan")
     torch.save(weights, tmp_path / "a.pth")
     with pytest.raises(SystemExit, match="1 values that are not finite"):
-        convert_weights.main([str(tmp_path / "a.pth"), "--model", "test_van", "--out", str(tmp_path / "b.safetensors")])
+        convert.main([str(tmp_path / "a.pth"), "--model", "test_van", "--out", str(tmp_path / "b.safetensors")])
     assert not (tmp_path / "b.safetensors").exists()
 
 
@@ -190,13 +190,13 @@ def test_weights_that_do_not_run_are_not_written(tmp_path):
 def test_wrong_arguments(tmp_path, capsys, arguments, message):
     torch.save(backbones.create_model("test_van").state_dict(), tmp_path / "a.pth")
     with pytest.raises(SystemExit):
-        convert_weights.main([str(tmp_path / "a.pth") if word == "SOURCE" else word for word in arguments])
+        convert.main([str(tmp_path / "a.pth") if word == "SOURCE" else word for word in arguments])
     assert message in capsys.readouterr().err
 
 
 def test_absent_source_and_unknown_model(tmp_path):
     with pytest.raises(SystemExit, match="absent.pth"):
-        convert_weights.main(["absent.pth", "--model", "test_van"])
+        convert.main(["absent.pth", "--model", "test_van"])
     torch.save({}, tmp_path / "a.pth")
     with pytest.raises(SystemExit, match="no model is called 'vann_b0'; did you mean"):
-        convert_weights.main([str(tmp_path / "a.pth"), "--model", "vann_b0"])
+        convert.main([str(tmp_path / "a.pth"), "--model", "vann_b0"])

@@ -10,16 +10,16 @@ import torch
 from mmpretrain.structures import DataSample
 from PIL import Image
 
-from backbones.mm import run
-from backbones.mm.diffusion import DiffusionTrainer, FlowLoss, LatentImages, SampleGridHook
-from backbones.mm.digits import write_digits
-from backbones.mm.hooks import RunStopped, read_scalars
+from backbones.cli import train
+from backbones.mm.training import run
+from backbones.mm.training.diffusion import DiffusionTrainer, FlowLoss, LatentImages, SampleGridHook
+from backbones.mm.training.digits import write_digits
+from backbones.mm.training.hooks import RunStopped, read_scalars
 from tests.tiny_encoders import write_video_autoencoder
-from tools import train
 
 pytestmark = pytest.mark.mm
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted(ROOT.glob("configs/ptdit/generation/*.py"))
 DIGITS = next(path for path in CONFIGS if "digits" in path.stem)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 import backbones
-from tools._common import build_model, check_model, default_img_size, format_img_size, parse_img_size
-from tools.complexity import count, count_model, main
+from backbones.cli.common import build_model, check_model, default_img_size, format_img_size, parse_img_size
+from backbones.cli.complexity import count, count_model, main
 
 
 class Function(nn.Module):

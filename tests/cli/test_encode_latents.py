@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from backbones.cli import encode_latents
 from backbones.diffusion import Autoencoder
-from backbones.mm.diffusion import LatentImages
+from backbones.mm.training.diffusion import LatentImages
 from tests.tiny_encoders import write_autoencoder
-from tools import encode_latents
 
 pytestmark = pytest.mark.mm
 

@@ -10,8 +10,8 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 import backbones
-from backbones.mm import run
-from tools import predict
+from backbones.cli import predict
+from backbones.mm.training import run
 
 ROOT = Path(__file__).resolve().parents[2]
 DETECTION = str(ROOT / "configs/litv2/detection/litv2-test_mask-rcnn-fpn_1xb8-400i_digits-256x192.py")

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS
 from numpy.random import Generator
 from PIL import Image
 
-from backbones.mm.digits import complete_or_absent, read_scans
+from backbones.mm.training.digits import complete_or_absent, read_scans
 
 __all__ = ["CLASSES", "PALETTE", "build_digit_scenes", "write_digit_scenes"]
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from backbones.mm.digits import write_digits
-from tools import demo, test, train
+from backbones.cli import test, train
+from backbones.mm.training.digits import write_digits
+from tools import demo
 
 pytestmark = pytest.mark.mm
 
@@ -116,7 +117,7 @@ def test_checkpoint_that_does_not_fit_stops_testing(tmp_path):
 
 
 def test_images_are_checked_in_any_dataset():
-    from backbones.mm.hooks import leaf_datasets
+    from backbones.mm.training.hooks import leaf_datasets
 
     class Leaf:
         def __init__(self, names):

@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import save_checkpoint
 from torch import nn
 
-from backbones.mm import hooks
+from backbones.mm.training import hooks
 
 pytestmark = pytest.mark.mm
 

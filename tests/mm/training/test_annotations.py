@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backbones.mm.annotations import EMPTY, check_coco, check_label_map
+from backbones.mm.training.annotations import EMPTY, check_coco, check_label_map
 from tests.dense_data import CLASSES, write_dense_data
 
 pytestmark = pytest.mark.mm
