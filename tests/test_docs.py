@@ -21,6 +21,8 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms.functional import to_pil_image
 
 import backbones
+from backbones import cli
+from backbones.configs import find_config
 from backbones.layers import set_fast_kernels
 
 ROOT = Path(__file__).parents[1]
@@ -183,19 +185,18 @@ def test_commands_name_what_exists(where: str, command: str) -> None:
         for extra in re.findall(r"^\.\[(.*)\]$", "\n".join(words), re.MULTILINE):
             assert set(extra.split(",")) <= extras()
     else:
-        if words[0] == "torchrun":
-            words = ["python", *itertools.dropwhile(lambda word: not word.endswith(".py"), words)]
-        assert words[0] == "python", f"what is {command!r}?"
-        tool = ROOT / words[1]
-        assert tool.is_file()
-        (module,) = re.findall(r"^from (backbones.cli.\w+) import main$", tool.read_text(), re.MULTILINE)
-        options = set(re.findall(r'"(--[a-z0-9-]+)"', inspect.getsource(importlib.import_module(module))))
-        assert {word for word in words if word.startswith("--")} <= options
-        for word in words[2:]:
-            if word.startswith("configs/"):
-                assert (ROOT / word).is_file()
-        if tool.stem in ("benchmark", "complexity"):
-            models = list(itertools.takewhile(lambda word: not word.startswith("--"), words[2:]))
+        if words[0] in ("torchrun", "python"):
+            assert "-m" in words, f"what is {command!r}?"
+            words = words[words.index("-m") + 1 :]
+        assert words[0] == "backbones" and words[1] in cli.COMMANDS, f"what is {command!r}?"
+        name, arguments = words[1], words[2:]
+        source = inspect.getsource(importlib.import_module(cli.COMMANDS[name].module))
+        options = set(re.findall(r'"(--[a-z0-9-]+)"', source))
+        assert {word for word in arguments if word.startswith("--")} <= options
+        if name in ("train", "test") and not arguments[0].endswith(".py"):
+            find_config(arguments[0])
+        if name in ("benchmark", "complexity"):
+            models = list(itertools.takewhile(lambda word: not word.startswith("--"), arguments))
             assert models and all(map(timm.is_model, models)), f"not all of {models} are models"
 
 

@@ -56,7 +56,7 @@ def share_of_copies(samples: Tensor) -> dict[str, float]:
 
 
 def judge(folder: Path, device: str) -> dict[str, float]:
-    """How a classifier of real digits reads the samples that tools/sample.py wrote, and how many are copies."""
+    """How a classifier of real digits reads the samples that ``backbones sample`` wrote, and how many are copies."""
     entries = json.loads((folder / "samples.json").read_text())["samples"]
     files = [str(folder / entry["file"]) for entry in entries]
     read = predict.run(predict.load_timm(READER, device)[0], files).argmax(1)

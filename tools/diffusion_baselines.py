@@ -1,7 +1,7 @@
 """Diffusion transformers with full attention, of diffusers, for the tools that count and time models.
 
-    python tools/complexity.py ptdit_xl_text tools.diffusion_baselines:pixart_xl --img-size 128 --attention
-    python tools/benchmark.py ptdit_s_class --baseline tools.diffusion_baselines:dit_s --img-size 128 --batch-size 1
+    python -m backbones complexity ptdit_xl_text tools.diffusion_baselines:pixart_xl --img-size 128 --attention
+    python -m backbones benchmark ptdit_s_class --baseline tools.diffusion_baselines:dit_s --img-size 128 --batch-size 1
 
 ``dit_b`` and ``pixart_b`` have the depth, width and heads of ``ptdit_b_*``, and so for the sizes s, b, l, xl and h;
 ``pixart_xl`` is PixArt-alpha. ``dit_b_2`` and ``ptdit_b_class_2`` have two blocks only, for machines on which the

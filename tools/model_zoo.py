@@ -257,7 +257,7 @@ _INTRODUCTION = """\
 <!-- Written by tools/model_zoo.py from configs/*/metafile.yml: edit those. -->
 # Model zoo
 
-Parameters and multiply-accumulates (MACs, of one image at the input size) are counted here by `tools/complexity.py`;
+Parameters and multiply-accumulates (MACs, of one image at the input size) are counted here by `backbones complexity`;
 beside them stand the published numbers; PT-DiT's input sizes are of latents. Accuracies are in per cent. Each says
 where it is from: *paper* and *repository* are the authors' own, *mmpretrain* was measured by OpenMMLab, and only
 *measured* was measured here.
@@ -296,7 +296,7 @@ _UNVERIFIED = """\
 No ImageNet, COCO or ADE20K was at hand, and none of the published weights: nothing above that is marked *paper*,
 *repository* or *mmpretrain* was measured with this code. What stands for it: every family reproduces numbers that the
 authors' code computes from known weights, key by key in their layout; the tests count every model again, and of
-detectors and segmentors one of each kind. Who has the data (`tools/test.py` says where it is looked for) can measure:
+detectors and segmentors one of each kind. Who has the data (`backbones test` says where it is looked for) can measure:
 
 ```bash
 {commands}
@@ -363,7 +363,8 @@ def render(entries: Sequence[Entry]) -> str:
     by_name = {entry.name: entry for entry in entries}
     examples = [(by_name[name], source) for name, source in _EXAMPLES.items() if name in by_name]
     commands = [
-        shlex.join(["python", "tools/test.py", e.config or "", source or e.weights or ""]) for e, source in examples
+        shlex.join(["backbones", "test", Path(e.config or "").stem, source or e.weights or ""])
+        for e, source in examples
     ]
     lines.append(_UNVERIFIED.format(commands="\n".join(commands)))
     return "\n".join(lines)

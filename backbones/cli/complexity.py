@@ -1,9 +1,9 @@
 """Parameters and multiply-accumulates of models.
 
-    python tools/complexity.py van_b0 litv2_s
-    python tools/complexity.py litv2_s --img-size 384 --stages
-    python tools/complexity.py --all --csv complexity.csv
-    python tools/complexity.py configs/van/detection/van-b0_retinanet-fpn_8xb2-1x_coco.py --img-size 800 1280
+    backbones complexity van_b0 litv2_s
+    backbones complexity litv2_s --img-size 384 --stages
+    backbones complexity --all --csv complexity.csv
+    backbones complexity van-b0_retinanet-fpn_8xb2-1x_coco --img-size 800 1280
 
 Multiply-accumulates (MACs; papers often call them FLOPs) are counted by fvcore on a traced graph at batch 1, with
 handles for what fvcore misses: fused attention, deformable convolution, `baddbmm`, broadcast products. As in fvcore,
@@ -42,6 +42,7 @@ from backbones.cli.common import (
     format_img_size,
     format_table,
 )
+from backbones.configs import find_config
 
 
 @dataclass(frozen=True)
@@ -361,6 +362,17 @@ def count_config(path: str | Path, img_size: Sequence[int]) -> Complexity:
     return count(_WithoutContent(model) if whole else model.backbone, (3, *img_size))
 
 
+def _config_of(name: str) -> Path | None:
+    """The config that ``name`` means, None if it means a model; an error if it means neither."""
+    try:
+        return find_config(name)
+    except FileNotFoundError:
+        if name.endswith(".py"):
+            raise
+    check_model(name)
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns 1 if a model could not be counted."""
     parser = argparse.ArgumentParser(
@@ -388,14 +400,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.img_size and (len(args.img_size) > 2 or min(args.img_size) < 1):
         parser.error(f"--img-size takes a height, or a height and a width; got {args.img_size}")
     size = (args.img_size[0], args.img_size[-1]) if args.img_size else None
+    configs = {}
     for name in names:
         try:
-            if not name.endswith(".py"):
-                check_model(name)
-            elif size is None or not Path(name).is_file():
-                raise ValueError(f"there is no {name}" if size else f"{name} is a config: give --img-size too")
-        except ValueError as error:
+            configs[name] = _config_of(name)
+        except (ValueError, FileNotFoundError) as error:
             parser.error(str(error))
+        if configs[name] and size is None:
+            parser.error(f"{name} is a config: give --img-size too")
 
     options = {} if args.num_classes is None else {"num_classes": args.num_classes}
     records, failed = [], []
@@ -403,9 +415,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stderr.isatty():
             print(f"\r\033[K[{i}/{len(names)}] {name}", end="", file=sys.stderr, flush=True)
         try:
-            if name.endswith(".py"):
+            if path := configs[name]:
                 assert size is not None
-                complexity, used = count_config(name, size), size
+                complexity, used = count_config(path, size), size
             else:
                 complexity, used = count_model(name, size, args.activations, **options)
         except Exception as error:  # any model may fail in any way; the others still count

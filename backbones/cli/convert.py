@@ -1,9 +1,9 @@
 """Convert published checkpoints, and check what became of them.
 
-    python tools/convert_weights.py van_tiny_754.pth.tar --model van_b0.in1k --out van_b0.in1k.safetensors
-    python tools/convert_weights.py epoch_300.pth --model litv2_s --to mm --out litv2_s_mm.pth
-    python tools/convert_weights.py litv2_s.safetensors --model litv2_s --to official --out litv2_s.pth
-    python tools/convert_weights.py --check a.safetensors b.pth
+    backbones convert van_tiny_754.pth.tar --model van_b0.in1k --out van_b0.in1k.safetensors
+    backbones convert epoch_300.pth --model litv2_s --to mm --out litv2_s_mm.pth
+    backbones convert litv2_s.safetensors --model litv2_s --to official --out litv2_s.pth
+    backbones convert --check a.safetensors b.pth
 
 Reads any layout that the zoo knows (the authors', timm's, OpenMMLab's, its own), bare or inside a training checkpoint,
 from a file, an address or a pretrained tag. Writes the zoo's own layout as safetensors that say where they are from

@@ -1,6 +1,6 @@
 """Encode a folder of images into latents, which train a generator without decoding images again and again.
 
-    python tools/encode_latents.py data/imagenet --autoencoder stabilityai/sd-vae-ft-ema --out data/imagenet_latents
+    backbones encode-latents data/imagenet --autoencoder stabilityai/sd-vae-ft-ema --out data/imagenet_latents
 
 Reads <root>/{train,val}/<class>/*, scales the shorter side to --size pixels and crops the middle. Writes the mean and
 the standard deviation of each latent, and those of the mirrored image for training, to <out>/{train,val}/<class>.npy:

@@ -1,7 +1,7 @@
 """Name what is in images, or draw it: boxes, masks, segmentation.
 
-    python tools/predict.py photos/ --model van_b0.in1k
-    python tools/predict.py "photos/**/*.jpg" --config CONFIG --checkpoint work_dirs/NAME/epoch_20.pth
+    backbones predict photos/ --model van_b0.in1k
+    backbones predict "photos/**/*.jpg" --config CONFIG --checkpoint work_dirs/NAME/epoch_20.pth
 
 A classifier's most probable classes are printed as a table. With the config of a detector or a segmentation model, each
 image is drawn into the folder pictures/, and a label map goes to maps/. predictions.json has all results,
@@ -53,7 +53,7 @@ def load_timm(model: str, device: str) -> tuple[Predictor, list[str]]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model that tools/train.py has trained, with its config; called with files, it gives OpenMMLab data samples."""
+    """A model that ``backbones train`` has trained, with its config; called with files, it gives data samples."""
 
     cfg: Any
     net: nn.Module
@@ -250,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             trained = load_mm(args.config, args.checkpoint, args.device)
             predict, classes = trained.probabilities, trained.meta.get("classes", ())
             if not trained.is_classifier and not classes:
-                raise ValueError("it names no classes (dataset_meta), which a checkpoint of tools/train.py does")
+                raise ValueError("it names no classes (dataset_meta), which a checkpoint of `backbones train` does")
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: timm, where a name has no weights
         sys.exit(f"error: cannot predict with {args.model or args.checkpoint}: {error}")
 

@@ -1,7 +1,7 @@
 """Draw samples with a generator: classes from a config and checkpoint, pictures or videos from a text.
 
-    python tools/sample.py --config CONFIG --checkpoint work_dirs/NAME/iter_2000.pth --labels 0 7 --count 8
-    python tools/sample.py --model ptdit_xl_text --checkpoint FILE --prompt "a lighthouse in fog" --size 1024 \\
+    backbones sample --config CONFIG --checkpoint work_dirs/NAME/iter_2000.pth --labels 0 7 --count 8
+    backbones sample --model ptdit_xl_text --checkpoint FILE --prompt "a lighthouse in fog" --size 1024 \\
         --autoencoder FOLDER --text-encoder FOLDER
 
 Writes each sample, grid.png with a column for each label or prompt, and samples.json; with --frames, GIFs. A sample

@@ -1,9 +1,10 @@
 """Evaluate a checkpoint as its config says.
 
-    python tools/test.py CONFIG CHECKPOINT
+    backbones test CONFIG CHECKPOINT
 
-The checkpoint is one that tools/train.py wrote, or, for classifiers, one in any layout the family reads (the authors'
-own files included). Prints the metrics and writes them to metrics.json in the work folder.
+CONFIG is a file or the name of a config that comes with the package. The checkpoint is one that `backbones train`
+wrote, or one in any layout the family reads (the authors' own files included). Prints the metrics and writes them to
+metrics.json in the work folder.
 """
 
 import argparse
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(
         prog="backbones test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config")
+    parser.add_argument("config", help="file, or name of one that comes with the package")
     parser.add_argument("checkpoint", help="file or URL")
     parser.add_argument("--work-dir", help="default: work_dirs/<name of the config>")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides: KEY=VALUE ...")
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
     try:
         cfg = load_config(args.config, args.cfg_options)
-        cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(args.config).stem))
+        cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(cfg.filename).stem))
         cfg.launcher = args.launcher
         # saved weights are the averaged ones already; the hook would put its own in their place
         cfg.custom_hooks = [hook for hook in cfg.get("custom_hooks", []) if hook["type"] != "EMAHook"]

@@ -1,8 +1,8 @@
 """Train a classifier, a detector or a segmenter from its config.
 
-    python tools/train.py configs/van/classification/van-test_1xb32-20e_digits-64px.py
-    python tools/train.py CONFIG --resume                        # goes on after the last checkpoint in the work folder
-    torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch [--sharded]
+    backbones train van-test_1xb32-20e_digits-64px
+    backbones train CONFIG --resume                        # goes on after the last checkpoint in the work folder
+    torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch [--sharded]
 
 The work folder receives the log, numbers for TensorBoard, checkpoints that are complete or absent, and
 learning_curve.png. docs/long_runs.md says more.
@@ -31,7 +31,7 @@ def prepare(args: argparse.Namespace) -> Config:
         ValueError, FileNotFoundError: an option that the config or this machine cannot follow.
     """
     cfg = load_config(args.config, args.cfg_options)
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(args.config).stem))
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs", Path(cfg.filename).stem))
     cfg.launcher = args.launcher
     if args.seed is not None:
         cfg.randomness = dict(seed=args.seed)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="backbones train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config")
+    parser.add_argument("config", help="file, or name of one that comes with the package")
     parser.add_argument("--work-dir", help="default: work_dirs/<name of the config>")
     parser.add_argument("--resume", nargs="?", const="auto", help="from this checkpoint; without a value, the last one")
     parser.add_argument(

@@ -99,7 +99,7 @@ def _fetch_first(tag: str, known: list[str], cache_dir: str | os.PathLike | None
             by_hand = by_hand or getattr(error, "by_hand", "")
     message = f"the weights {tag} cannot be fetched: {'; '.join(errors)}"
     if by_hand:
-        message += f". Then: python tools/convert_weights.py {by_hand} --model {tag} --out {target}"
+        message += f". Then: backbones convert {by_hand} --model {tag} --out {target}"
     raise DownloadError(message)
 
 

@@ -32,7 +32,7 @@ DIGITS = ROOT / "configs/van/classification/van-test_1xb32-20e_digits-64px.py"
 
 PAGE = (ROOT / "docs/long_runs.md").read_text()
 COMMANDS = re.findall(
-    r"^.*tools/train.py (?:\S+) ?(.*)$", "\n".join(re.findall("```bash\n(.*?)```", PAGE, re.DOTALL)), re.M
+    r"^.*backbones train (?:\S+) ?(.*)$", "\n".join(re.findall("```bash\n(.*?)```", PAGE, re.DOTALL)), re.M
 )
 # What the tests below run.
 TRIED = [
@@ -177,7 +177,7 @@ def test_killed_training_resumes_and_ends_with_the_same_weights(digits, tmp_path
     config = write_digits_config(tmp_path / "digits.py", digits, rest)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     killed.mkdir()
-    command = [sys.executable, str(ROOT / "tools/train.py"), config, "--work-dir", str(killed), "--resume"]
+    command = [sys.executable, "-m", "backbones", "train", config, "--work-dir", str(killed), "--resume"]
     with open(tmp_path / "first.log", "w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -215,7 +215,7 @@ def plain(digits, tmp_path_factory):
 
 def train_in_two_processes(config: str, work_dir: Path, *options: str) -> None:
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={20000 + os.getpid() % 20000}"]
-    command = [sys.executable, *launch, str(ROOT / "tools/train.py"), config, "--work-dir", str(work_dir)]
+    command = [sys.executable, *launch, "-m", "backbones", "train", config, "--work-dir", str(work_dir)]
     command += ["--launcher", "pytorch", *options, "--cfg-options", "train_dataloader.batch_size=16"]
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
     done = subprocess.run(command, cwd=work_dir.parent, env=environment, capture_output=True, text=True, timeout=400)

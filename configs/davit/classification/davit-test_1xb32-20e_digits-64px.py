@@ -1,5 +1,5 @@
 """A DaViT of 0.3 million parameters on scanned digits, from scratch.
-Run: python tools/train.py configs/davit/classification/davit-test_1xb32-20e_digits-64px.py"""
+Run: backbones train davit-test_1xb32-20e_digits-64px"""
 
 _base_ = "../../_base_/classification_digits.py"
 

@@ -1,6 +1,6 @@
 """DaViT-Tiny, ImageNet-1K at 224.  Source: arXiv:2204.03645 and the authors' train.py (paper: 82.8 % top-1).
 Here: not trained.  Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = "../../_base_/classification_in1k.py"
 

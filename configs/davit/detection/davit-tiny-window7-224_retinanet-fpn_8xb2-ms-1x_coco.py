@@ -1,7 +1,7 @@
 """DaViT-Tiny in RetinaNet, 12 epochs of multi-scale training on COCO.  Source: arXiv:2204.03645 and the authors' code
 (repository: 44.0 box AP).  Here: not trained.
 Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/retinanet_fpn.py",

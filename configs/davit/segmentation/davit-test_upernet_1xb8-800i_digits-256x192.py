@@ -1,6 +1,6 @@
 """UPerNet on a DaViT of 0.3 million parameters: digits on photographs, from scratch.
 Here: 70.7 mIoU, 15 minutes of one shared processor core.
-Run: python tools/train.py configs/davit/segmentation/davit-test_upernet_1xb8-800i_digits-256x192.py"""
+Run: backbones train davit-test_upernet_1xb8-800i_digits-256x192"""
 
 _base_ = ["../../_base_/models/upernet_digits.py", "../../_base_/segmentation_digits.py"]
 

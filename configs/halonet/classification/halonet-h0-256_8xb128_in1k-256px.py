@@ -1,7 +1,7 @@
 """HaloNet-H0, ImageNet-1K at 256.  Source: arXiv:2103.12731 for the network (paper: 77.9 % top-1); its training
 recipe is not public, so this is the AdamW recipe of the zoo's other families, drop path growing with the model.
 Here: not trained.  Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = "../../_base_/classification_in1k.py"
 

@@ -1,5 +1,5 @@
 """A HaloNet of 0.1 million parameters on scanned digits, from scratch.
-Run: python tools/train.py configs/halonet/classification/halonet-test_1xb32-30e_digits-64px.py"""
+Run: backbones train halonet-test_1xb32-30e_digits-64px"""
 
 _base_ = "../../_base_/classification_digits.py"
 

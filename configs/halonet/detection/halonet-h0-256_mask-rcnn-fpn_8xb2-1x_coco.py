@@ -2,7 +2,7 @@
 which reports a ResNet with HaloNet's attention in its last stage only; the recipe is Swin's (arXiv:2103.14030).
 Here: not trained.
 Needs: 8 GPUs with 16 GB (estimate), and weights of halonet-h0-256_8xb128_in1k-256px, since none are published.
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/mask-rcnn_fpn.py",

@@ -1,7 +1,7 @@
 """HaloNet-H0 in UPerNet, 160,000 iterations on ADE20K.  Source: arXiv:2103.12731 for the network (paper: no such
 result), which reports no segmentation; the recipe is Swin's (arXiv:2103.14030).  Here: not trained.
 Needs: 8 GPUs with 16 GB (estimate), and weights of halonet-h0-256_8xb128_in1k-256px, since none are published.
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/upernet.py",

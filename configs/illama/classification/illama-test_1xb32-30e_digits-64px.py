@@ -1,5 +1,5 @@
 """An iLLaMA of 0.4 million parameters on scanned digits, from scratch.
-Run: python tools/train.py configs/illama/classification/illama-test_1xb32-30e_digits-64px.py"""
+Run: backbones train illama-test_1xb32-30e_digits-64px"""
 
 _base_ = "../../_base_/classification_digits.py"
 

@@ -1,6 +1,6 @@
 """iLLaMA-T, ImageNet-1K at 224.  Source: arXiv:2404.06773 and the authors' scripts (paper: 75.0 % top-1).
 Here: not trained.  Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py configs/illama/classification/illama-tiny_8xb128-acc4_in1k.py
+Run: torchrun --nproc_per_node 8 -m backbones train illama-tiny_8xb128-acc4_in1k
 --launcher pytorch"""
 
 _base_ = "../../_base_/classification_in1k.py"

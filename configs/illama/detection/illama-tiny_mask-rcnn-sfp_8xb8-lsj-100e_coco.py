@@ -1,7 +1,7 @@
 """iLLaMA-T in Mask R-CNN, 100 epochs on COCO.  Source: arXiv:2404.06773 for the network (paper: no such result);
 pyramid, heads and recipe are ViTDet's (arXiv:2203.16527).  Here: not trained.
 Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/mask-rcnn_sfp.py",

@@ -1,6 +1,6 @@
 """LITv2-S, ImageNet-1K at 224.  Source: arXiv:2205.13213 and the authors' configuration (paper: 82.0 % top-1).
 Here: not trained.  Needs: 8 GPUs with 16 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py configs/litv2/classification/litv2-s_8xb128_in1k.py --launcher pytorch"""
+Run: torchrun --nproc_per_node 8 -m backbones train litv2-s_8xb128_in1k --launcher pytorch"""
 
 _base_ = "../../_base_/classification_in1k.py"
 

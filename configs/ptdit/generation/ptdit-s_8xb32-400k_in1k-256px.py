@@ -1,7 +1,7 @@
 """PT-DiT/S-Class on latents of ImageNet-1K at 256 x 256.
 Source: arXiv:2409.04005, ablations (paper: FID-50K 19.30). Here: not trained.
-Needs: latents of tools/encode_latents.py (docs/generation.md).
-Run: torchrun --nproc_per_node 8 tools/train.py configs/ptdit/generation/ptdit-s_8xb32-400k_in1k-256px.py --launcher pytorch"""
+Needs: latents of backbones encode-latents (docs/generation.md).
+Run: torchrun --nproc_per_node 8 -m backbones train ptdit-s_8xb32-400k_in1k-256px --launcher pytorch"""
 
 _base_ = "../../_base_/generation_runtime.py"
 

@@ -1,5 +1,5 @@
 """A PT-DiT of 0.7 million parameters that draws the digits 0 to 9 in pixels, from scratch.
-Run: python tools/train.py configs/ptdit/generation/ptdit-test_1xb128-2k_digits-8px.py"""
+Run: backbones train ptdit-test_1xb128-2k_digits-8px"""
 
 _base_ = "../../_base_/generation_runtime.py"
 

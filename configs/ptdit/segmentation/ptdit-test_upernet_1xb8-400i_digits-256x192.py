@@ -1,5 +1,5 @@
 """UPerNet on what a PT-DiT of 0.7 million parameters computes at time 50: digits on photographs, from scratch.
-Run: python tools/train.py configs/ptdit/segmentation/ptdit-test_upernet_1xb8-400i_digits-256x192.py"""
+Run: backbones train ptdit-test_upernet_1xb8-400i_digits-256x192"""
 
 _base_ = ["../../_base_/models/upernet_digits.py", "../../_base_/segmentation_digits.py"]
 

@@ -1,6 +1,6 @@
 """SG-Former-S, ImageNet-1K at 224.  Source: arXiv:2308.12216 and the authors' main.py (paper: 83.2 % top-1),
 the number as arXiv:2405.07992 quotes it.  Here: not trained.  Needs: 8 GPUs with 32 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py configs/sgformer/classification/sgformer-s_8xb128_in1k.py
+Run: torchrun --nproc_per_node 8 -m backbones train sgformer-s_8xb128_in1k
 --launcher pytorch"""
 
 _base_ = "../../_base_/classification_in1k.py"

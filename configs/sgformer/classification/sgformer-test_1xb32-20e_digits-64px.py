@@ -1,5 +1,5 @@
 """An SG-Former of 0.25 million parameters on scanned digits, from scratch.
-Run: python tools/train.py configs/sgformer/classification/sgformer-test_1xb32-20e_digits-64px.py"""
+Run: backbones train sgformer-test_1xb32-20e_digits-64px"""
 
 _base_ = "../../_base_/classification_digits.py"
 

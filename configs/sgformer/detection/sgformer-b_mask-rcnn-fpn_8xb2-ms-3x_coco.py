@@ -1,7 +1,7 @@
 """SG-Former-B in Mask R-CNN, 36 epochs of multi-scale training on COCO.  Source: arXiv:2308.12216 (paper: 51.2 box AP,
 without naming detector and schedule); its recipe isn't public, this is Swin's (arXiv:2103.14030).  Here: not trained.
 Needs: 8 GPUs with 48 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/mask-rcnn_fpn.py",

@@ -1,7 +1,7 @@
 """SG-Former-S in Mask R-CNN, 12 epochs on COCO.  Source: arXiv:2308.12216 (paper, as arXiv:2405.07992 quotes it:
 47.4 box AP, 42.6 mask AP); its recipe isn't public, this is Swin's (arXiv:2103.14030).  Here: not trained.
 Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/mask-rcnn_fpn.py",

@@ -2,7 +2,7 @@
 it: 49.9 mIoU at one scale, 51.5 at several); its recipe isn't public, this is Swin's (arXiv:2103.14030).
 Here: not trained.
 Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/upernet.py",

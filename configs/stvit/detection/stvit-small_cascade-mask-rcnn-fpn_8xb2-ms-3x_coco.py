@@ -2,7 +2,7 @@
 (paper: 53.9 box AP, 46.8 mask AP at best, without naming size and detector); its recipe isn't public, this is Swin's
 (arXiv:2103.14030).  Here: not trained.
 Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/cascade-mask-rcnn_fpn.py",

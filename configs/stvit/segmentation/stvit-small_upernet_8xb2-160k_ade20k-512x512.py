@@ -1,7 +1,7 @@
 """STViT-S in UPerNet, 160,000 iterations on ADE20K.  Source: arXiv:2211.11167 (paper: 51.9 mIoU at best, without
 naming size and head); its recipe isn't public, this is Swin's (arXiv:2103.14030).  Here: not trained.
 Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/upernet.py",

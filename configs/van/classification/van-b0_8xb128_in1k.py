@@ -1,6 +1,6 @@
 """VAN-B0, ImageNet-1K at 224.  Source: arXiv:2202.09741 and the authors' train.sh (paper: 75.4 % top-1).
 Here: not trained.  Needs: 8 GPUs with 16 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py configs/van/classification/van-b0_8xb128_in1k.py --launcher pytorch"""
+Run: torchrun --nproc_per_node 8 -m backbones train van-b0_8xb128_in1k --launcher pytorch"""
 
 _base_ = "../../_base_/classification_in1k.py"
 

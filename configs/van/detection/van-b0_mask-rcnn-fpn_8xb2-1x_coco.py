@@ -1,7 +1,7 @@
 """VAN-B0 in Mask R-CNN, 12 epochs on COCO.  Source: arXiv:2202.09741 (paper: 40.2 box AP, 37.6 mask AP).
 Here: not trained.
 Needs: 8 GPUs with 12 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/mask-rcnn_fpn.py",

@@ -1,6 +1,6 @@
 """VAN-B0 in RetinaNet, 12 epochs on COCO.  Source: arXiv:2202.09741 (paper: 38.8 box AP).  Here: not trained.
 Needs: 8 GPUs with 12 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/retinanet_fpn.py",

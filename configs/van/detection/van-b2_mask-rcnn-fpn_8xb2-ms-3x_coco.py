@@ -1,7 +1,7 @@
 """VAN-B2 in Mask R-CNN, 36 epochs of multi-scale training on COCO.  Source: arXiv:2202.09741 (paper: 48.8 box AP).
 Here: not trained.
 Needs: 8 GPUs with 32 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/mask-rcnn_fpn.py",

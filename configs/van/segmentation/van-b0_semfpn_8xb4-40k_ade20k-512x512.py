@@ -1,7 +1,7 @@
 """VAN-B0 in Semantic FPN, 40,000 iterations on ADE20K.  Source: arXiv:2202.09741 and the authors' segmentation code
 (paper: 38.5 mIoU at one scale).  Here: not trained.
 Needs: 8 GPUs with 12 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/semfpn.py",

@@ -115,9 +115,9 @@ def test_latents_are_drawn_from_their_distribution(latents):
 
 def test_latents_that_are_missing(latents):
     (latents / "train" / "dog.npy").unlink()
-    with pytest.raises(RunStopped, match=r"1 classes lack latents, .*dog.npy first: run tools/encode_latents.py again"):
+    with pytest.raises(RunStopped, match="1 classes lack .*dog.npy first: run `backbones encode-latents` again"):
         LatentImages(str(latents), "train")
-    with pytest.raises(RunStopped, match="write them with tools/encode_latents.py"):
+    with pytest.raises(RunStopped, match="write them with `backbones encode-latents`"):
         LatentImages(str(latents / "train"), "train")
 
 

@@ -103,7 +103,7 @@ def test_configs_fit(path, scenes):
     from mmengine.registry import init_default_scope
 
     text = path.read_text()
-    assert f"Run: python tools/train.py {path.relative_to(ROOT)}" in text
+    assert f"Run: backbones train {path.stem}" in text
     cfg = run.load_config(path)
     init_default_scope(cfg.default_scope)
     run._check_model(cfg.model)
