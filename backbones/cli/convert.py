@@ -25,8 +25,15 @@ import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones.weights import find_weights, read_checkpoint, restore_state_dict
-from backbones.weights.convert import Conversion, convert_checkpoint, unwrap
+from backbones.weights import (
+    Conversion,
+    convert_checkpoint,
+    find_weights,
+    load_checkpoint,
+    read_checkpoint,
+    restore_state_dict,
+)
+from backbones.weights.convert import weights_of, wrapper_prefixes
 from backbones.weights.fetch import sha256_of
 from backbones.weights.pretrained import addresses, metadata_of, read_metadata, save_weights
 
@@ -49,22 +56,23 @@ def build(name: str, options: dict[str, Any], checkpoint: dict[str, Any]) -> tup
 
 
 def report(conversion: Conversion, verbose: bool) -> str:
-    """Renamed, dropped, missing, unexpected and misshapen keys; unchanged ones are only counted."""
-    renamed = [f"{name} -> {key}" for key, name in conversion.names.items() if name != key]
+    """Renamed, dropped, missing, unexpected and mismatched keys; unchanged ones are only counted."""
+    renamed = [f"{' + '.join(names)} -> {key}" for key, names in conversion.names.items() if names != (key,)]
     kept = len(conversion.names) - len(renamed)
     reshaped = [
         f"{key}: {conversion.shapes[key]} -> {list(conversion.weights[key].shape)}"
         for key in conversion.names
         if key in conversion.weights and conversion.shapes[key] != list(conversion.weights[key].shape)
     ]
-    misshapen = [f"{key}: {found}, the model's {own}" for key, (found, own) in conversion.misshapen.items()]
+    fit = conversion.fit
+    mismatched = [f"{key}: {found}, the model's {own}" for key, (found, own) in fit.mismatched.items()]
     groups = {
         "renamed": renamed,
         "reshaped": reshaped,
         "dropped": conversion.dropped,
-        "missing": conversion.missing,
-        "unknown to the model": conversion.unexpected,
-        "misshapen": misshapen,
+        "missing": fit.missing,
+        "unknown to the model": fit.unexpected,
+        "of another shape": mismatched,
     }
     lines = [f"layout: {conversion.layout}", f"unchanged: {kept}"]
     for title, entries in groups.items():
@@ -95,10 +103,16 @@ def run(name: str, options: dict[str, Any], num_classes: int, weights: dict[str,
     return list(output.shape)
 
 
+def unwrapped(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights without the prefix that all of them have."""
+    weights = weights_of(checkpoint)
+    prefix = next(p for p in reversed(wrapper_prefixes(weights)) if all(key.startswith(p) for key in weights))
+    return {key.removeprefix(prefix): value for key, value in weights.items()}
+
+
 def check(first: str, second: str) -> int:
     """Print where two checkpoints differ; the exit status."""
-    entries = ("state_dict", "model", "module", "state_dict_ema", "model_ema")
-    a, b = (unwrap(read_checkpoint(path), entries) for path in (first, second))
+    a, b = (unwrapped(load_checkpoint(source)) for source in (first, second))
     differences = [f"only in {first}: {key}" for key in a if key not in b]
     differences += [f"only in {second}: {key}" for key in b if key not in a]
     for key in a:
@@ -126,8 +140,8 @@ def write(
         entry = "state_dict"
     else:
         names = json.loads(metadata["names"]) if metadata["layout"] == to else {}
-        known = {key: name for key, (name, _) in names.items()}
-        weights = restore_state_dict(weights, model, to, known, {key: shape for key, (_, shape) in names.items()})
+        known = {key: tuple(parts) for key, (*parts, _) in names.items()}
+        weights = restore_state_dict(weights, model, to, known, {key: shape for key, (*_, shape) in names.items()})
     if out.suffix == ".safetensors":
         save_weights(weights, out, facts)
         return
@@ -176,8 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.to not in ("own", "mm", *model.checkpoint_layouts):
             parser.error(f"--to {args.to}: {args.model} knows own, mm, {', '.join(model.checkpoint_layouts)}")
         print(report(conversion, args.verbose))
-        if conversion.missing or conversion.misshapen:
-            sys.exit(f"error: {args.source} does not fit {args.model}: {'; '.join(conversion.problems())}")
+        if conversion.fit.unfit:
+            conversion.fit.require(args.source, args.model)
 
         architecture, _, tag = args.model.partition(".")
         cfg = timm.models.get_pretrained_cfg(args.model) if tag else timm.models.PretrainedCfg(license=args.license)

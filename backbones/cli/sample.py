@@ -33,7 +33,7 @@ from backbones.diffusion import (
     to_image,
     write_video,
 )
-from backbones.weights import convert_state_dict, read_checkpoint
+from backbones.weights import convert_state_dict, load_checkpoint
 
 
 @dataclass
@@ -65,7 +65,7 @@ def build(args: argparse.Namespace, with_weights: bool) -> Generator:
         if getattr(model, "task", "") != "generation":
             raise ValueError(f"{args.model} draws nothing: choose a PT-DiT, ptdit_xl_text for example")
         if with_weights:
-            model.load_state_dict(convert_state_dict(read_checkpoint(args.checkpoint), model))
+            model.load_state_dict(convert_state_dict(load_checkpoint(args.checkpoint), model))
         return Generator(model)
     from mmengine.registry import MODELS, init_default_scope
 

@@ -21,7 +21,7 @@ from mmengine.logging import print_log
 from backbones.layers.kernels import keep_freed_memory
 from backbones.mm.training.hooks import RunStopped
 from backbones.mm.training.run import build_runner, check_config, check_work_dir, latest_checkpoint, load_config
-from backbones.weights import read_checkpoint
+from backbones.weights import load_checkpoint
 
 
 def prepare(args: argparse.Namespace) -> Config:
@@ -78,7 +78,7 @@ def prepare(args: argparse.Namespace) -> Config:
 
 def resumed_seed(cfg: Config) -> int | None:
     """The seed of the run that ``cfg`` resumes: its order of images and its augmentation go on."""
-    seed = (read_checkpoint(cfg.load_from).get("meta") or {}).get("seed")
+    seed = (load_checkpoint(cfg.load_from).get("meta") or {}).get("seed")
     chosen = cfg.get("randomness", {}).get("seed")
     if None not in (seed, chosen) and seed != chosen:
         raise ValueError(f"{cfg.load_from} is of a run with seed {seed}, not {chosen}: resume with --seed {seed}")

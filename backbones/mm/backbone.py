@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import backbones
-from backbones.weights import convert_state_dict, read_checkpoint
+from backbones.weights import convert_state_dict, load_checkpoint
 
 __all__ = ["ZooBackbone"]
 
@@ -161,7 +161,7 @@ class ZooBackbone(BaseModule):
         Raises:
             ValueError: the file is damaged, or something else that this backbone has is not in it, or differs in shape.
         """
-        weights = read_checkpoint(checkpoint)
+        weights = load_checkpoint(checkpoint)
         if prefix:
             weights = weights.get("state_dict", weights)
             weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

@@ -16,6 +16,9 @@ from timm.models._input import update_model_input_size as update_model_input_siz
 from torch import Tensor, nn
 
 from backbones.layers import ClassifierHead, to_nchw, to_nhwc
+from backbones.weights import Layout, convert_state_dict
+from backbones.weights.convert import ENTRIES
+from backbones.weights.pretrained import pretrained_overlay
 
 MIN_IMAGE_SIZE = 32
 
@@ -83,12 +86,9 @@ class PyramidBackbone(nn.Module):
     strides: tuple[int, ...] = (4, 2, 2, 2)  # of the stem with stage 0, then of each stage's downsampling
     default_out_indices: int | None = None  # of features_only: the last so many, all stages if None
 
-    # Renamings of checkpoint keys, tried as a whole a layout: name -> ((pattern, replacement or None to drop), ...)
-    checkpoint_layouts: Mapping[str, tuple[tuple[str, str | None], ...]] = {}
-    # What renaming does not tell on the way back: layout -> {pattern of published keys: number of dimensions there}
+    checkpoint_layouts: Mapping[str, Layout] = {}  # see ``backbones.weights.layouts``
     checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
-    # Where checkpoint files hold the weights, the preferred entry first.
-    checkpoint_entries: tuple[str, ...] = ("state_dict", "model", "module", "state_dict_ema", "model_ema")
+    checkpoint_entries: tuple[str, ...] = ENTRIES
 
     def __init__(
         self,
@@ -281,8 +281,6 @@ class PyramidBackbone(nn.Module):
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """What timm calls on a published checkpoint before loading it."""
-    from backbones.weights import convert_state_dict  # weights know the models, not the other way round
-
     return convert_state_dict(state_dict, model, strict=False)
 
 
@@ -314,8 +312,6 @@ def create_variant(
     out_indices = getattr(model_cls, "default_out_indices", None) or tuple(range(len(cfg.depths)))
     feature_cfg = {"out_indices": out_indices, "feature_cls": "getter"}
     if pretrained:
-        from backbones.weights.pretrained import pretrained_overlay
-
         source = (kwargs.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"))
         kwargs["pretrained_cfg_overlay"] = pretrained_overlay(model_cls, name, *source)
     model = build_model_with_cfg(

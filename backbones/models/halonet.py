@@ -140,18 +140,19 @@ class HaloNet(PyramidBackbone):
     checkpoint_layouts = {
         # halonet_h1 of timm
         "timm": (
-            (r"^stem\.conv1\.", "stem."),
-            (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
-            (r"\.conv1_1x1\.", ".conv1."),
-            (r"\.self_attn\.pos_embed\.(height_rel|width_rel)$", r".attn.\1"),
-            (r"\.self_attn\.", ".attn."),
-            (r"\.post_attn\.", ".norm."),
-            (r"\.conv3_1x1\.", ".conv2."),
-            (r"^final_conv\.", "head.proj."),
+            ("stem.conv1.", "stem."),
+            ("stages.{i}.{j}.", "stages.{i}.blocks.{j}."),
+            (".conv1_1x1.", ".conv1."),
+            (".self_attn.pos_embed.height_rel", ".attn.height_rel"),
+            (".self_attn.pos_embed.width_rel", ".attn.width_rel"),
+            (".self_attn.", ".attn."),
+            (".post_attn.", ".norm."),
+            (".conv3_1x1.", ".conv2."),
+            ("final_conv.", "head.proj."),
         ),
     }
 
-    checkpoint_dims = {"timm": {r"(\.conv|\.self_attn\.q|\.self_attn\.kv)\.weight$": 4}}
+    checkpoint_dims = {"timm": {".conv.weight": 4, ".self_attn.q.weight": 4, ".self_attn.kv.weight": 4}}
 
     def build_stem(self, cfg: HaloNetConfig, in_chans: int, **dd: Any) -> nn.Module:
         return Stem(in_chans, cfg.widths[0], **dd)

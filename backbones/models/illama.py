@@ -218,12 +218,13 @@ class ILLaMA(PyramidBackbone):
 
     checkpoint_layouts = {
         "official": (
-            (r"^patch_embed\.", "stem."),
-            (r"^(cls_token|pos_embed)$", r"stem.\1"),
-            (r"^blocks\.", "stages.0.blocks."),
-            (r"\.mlp\.fc1\.", ".mlp.fc1_g."),
-            (r"\.mlp\.fc3\.", ".mlp.fc1_x."),
-            (r"^head\.", "head.fc."),
+            ("cls_token", "stem.cls_token"),
+            ("pos_embed", "stem.pos_embed"),
+            ("patch_embed.", "stem."),
+            ("blocks.", "stages.0.blocks."),
+            (".mlp.fc1.", ".mlp.fc1_g."),
+            (".mlp.fc3.", ".mlp.fc1_x."),
+            ("head.", "head.fc."),
         ),
     }
 

@@ -60,14 +60,14 @@ class LITv2(PyramidBackbone):
     checkpoint_layouts = {
         # classification, detection and segmentation code; the latter two add a norm for each level (``out_norms``)
         "official": (
-            (r"^patch_embed\.", "stem."),
-            (r"^layers\.(\d)\.downsample\.dconv\.conv_offset\.", r"stages.{\1+1}.downsample.conv.offset."),
-            (r"^layers\.(\d)\.downsample\.dconv\.", r"stages.{\1+1}.downsample.conv."),
-            (r"^layers\.(\d)\.downsample\.norm_layer\.", r"stages.{\1+1}.downsample.norm."),
-            (r"^layers\.", "stages."),
-            (r"\.dwconv\.dwconv\.", ".dwconv."),
-            (r"^norm(\d)\.", r"out_norms.\1."),
-            (r"^head\.", "head.fc."),
+            ("patch_embed.", "stem."),
+            ("layers.{i}.downsample.dconv.conv_offset.", "stages.{i+1}.downsample.conv.offset."),
+            ("layers.{i}.downsample.dconv.", "stages.{i+1}.downsample.conv."),
+            ("layers.{i}.downsample.norm_layer.", "stages.{i+1}.downsample.norm."),
+            ("layers.", "stages."),
+            (".dwconv.dwconv.", ".dwconv."),
+            ("norm{i}.", "out_norms.{i}."),
+            ("head.", "head.fc."),
         ),
     }
 

@@ -50,6 +50,8 @@ from backbones.layers import (
     window_grid,
 )
 from backbones.models._pyramid import Stage, register_variants
+from backbones.weights.convert import ENTRIES
+from backbones.weights.layouts import Layout
 
 __all__ = ["PTDiT"]
 
@@ -299,30 +301,34 @@ class PTDiT(nn.Module):
     task = "generation"
     default_out_indices = 3  # of features_only: the last so many blocks
 
-    checkpoint_layouts: Mapping[str, tuple[tuple[str, str | None], ...]] = {
+    checkpoint_layouts: Mapping[str, Layout] = {
         "official": (
-            (r"^adaln_single\.emb\.timestep_embedder\.linear_(\d)\.", r"time_embed.fc\1."),
-            (r"^adaln_single\.linear\.", "modulation."),
-            (r"^caption_projection\.linear_(\d)\.", r"text_embed.fc\1."),
-            (r"^pos_embed\.", "stem."),
-            (r"^transformer_blocks\.", "stages.0.blocks."),
-            (r"\.proxy_scale_shift_table$", ".shifted_modulation.table"),
-            (r"^scale_shift_table$", "head.modulation.table"),
-            (r"\.scale_shift_table$", ".modulation.table"),
-            (r"\.proxy_attn1\.", ".proxy.attn."),
-            (r"\.pvisual_attn2\.", ".proxy.cross_attn."),
-            (r"\.linear_1_visual\.", ".proxy.out."),
-            (r"\.attn1\.", ".attn."),
-            (r"\.attn3\.", ".shifted_attn."),
-            (r"\.linear_2\.(weight|bias)$", r".shifted_out.\1"),
-            (r"\.attn2\.", ".text_attn."),
-            (r"\.to_(q|k|v)\.", r".\1."),
-            (r"\.to_out\.0\.", ".proj."),
-            (r"\.ff\.net\.0\.proj\.", ".mlp.fc1."),
-            (r"\.ff\.net\.2\.", ".mlp.fc2."),
-            (r"^proj_out\.", "head.proj."),
+            ("adaln_single.emb.timestep_embedder.linear_{i}.", "time_embed.fc{i}."),
+            ("adaln_single.linear.", "modulation."),
+            ("caption_projection.linear_{i}.", "text_embed.fc{i}."),
+            ("pos_embed.", "stem."),
+            ("transformer_blocks.", "stages.0.blocks."),
+            (".proxy_scale_shift_table", ".shifted_modulation.table"),
+            ("scale_shift_table", "head.modulation.table"),
+            (".scale_shift_table", ".modulation.table"),
+            (".proxy_attn1.", ".proxy.attn."),
+            (".pvisual_attn2.", ".proxy.cross_attn."),
+            (".linear_1_visual.", ".proxy.out."),
+            (".attn1.", ".attn."),
+            (".attn2.", ".text_attn."),
+            (".attn3.", ".shifted_attn."),
+            (".linear_2.", ".shifted_out."),
+            (".to_q.", ".q."),
+            (".to_k.", ".k."),
+            (".to_v.", ".v."),
+            (".to_out.0.", ".proj."),
+            (".ff.net.0.proj.", ".mlp.fc1."),
+            (".ff.net.2.", ".mlp.fc2."),
+            ("proj_out.", "head.proj."),
         ),
     }
+    checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
+    checkpoint_entries = ENTRIES
 
     def __init__(
         self,

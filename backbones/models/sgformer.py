@@ -204,23 +204,27 @@ class SGFormer(PyramidBackbone):
 
     checkpoint_layouts = {
         "official": (
-            (r"^pos_embed$", "stem.pos_embed"),
-            (r"(\.conv\.\d|\.conv\d)\.c\.weight$", r"\1.conv.weight"),
-            (r"(\.conv\.\d|\.conv\d)\.bn\.", r"\1.norm."),
-            (r"^patch_embed1\.conv\.0\.", "stem.conv1."),
-            (r"^patch_embed1\.conv\.2\.", "stem.conv2."),
-            (r"^patch_embed1\.conv\.4\.", "stem.conv3."),
-            (r"^patch_embed1\.", "stem."),
-            (r"^patch_embed(\d)\.", r"stages.{\1-1}.downsample."),
-            (r"^block(\d)\.", r"stages.{\1-1}.blocks."),
-            (r"^norm(\d)\.", r"stages.{\1-1}.norm."),
-            (r"\.attn\.f(\d)\.", r".attn.merge.{\1-1}."),
-            (r"\.lepe_(linear|conv)\.", r".lepe.\1."),
-            (r"\.dwconv\.dwconv\.", ".dwconv."),
-            (r"^head\.", "head.fc."),
+            ("pos_embed", "stem.pos_embed"),
+            ("patch_embed1.conv.0.c.", "stem.conv1.conv."),
+            ("patch_embed1.conv.0.bn.", "stem.conv1.norm."),
+            ("patch_embed1.conv.2.c.", "stem.conv2.conv."),
+            ("patch_embed1.conv.2.bn.", "stem.conv2.norm."),
+            ("patch_embed1.conv.4.c.", "stem.conv3.conv."),
+            ("patch_embed1.conv.4.bn.", "stem.conv3.norm."),
+            ("patch_embed1.", "stem."),
+            ("patch_embed{i}.", "stages.{i-1}.downsample."),
+            ("block{i}.", "stages.{i-1}.blocks."),
+            ("norm{i}.", "stages.{i-1}.norm."),
+            (".conv{i}.c.", ".conv{i}.conv."),
+            (".conv{i}.bn.", ".conv{i}.norm."),
+            (".attn.f{i}.", ".attn.merge.{i-1}."),
+            (".lepe_linear.", ".lepe.linear."),
+            (".lepe_conv.", ".lepe.conv."),
+            (".dwconv.dwconv.", ".dwconv."),
+            ("head.", "head.fc."),
         ),
     }
-    checkpoint_dims = {"official": {r"^pos_embed$": 3, r"\.conv[13]\.c\.weight$": 4}}
+    checkpoint_dims = {"official": {"pos_embed": 3, ".conv1.c.weight": 4, ".conv3.c.weight": 4}}
     # The authors selected and evaluated the averaged weights.
     checkpoint_entries = ("state_dict_ema", *(e for e in PyramidBackbone.checkpoint_entries if e != "state_dict_ema"))
 

@@ -116,24 +116,32 @@ class STViT(PyramidBackbone):
 
     checkpoint_layouts = {
         "official": (
-            (r"\.(un)?fold\.weights$", None),  # fixed kernels
-            (r"^patch_embed\.", "stem."),
-            (r"^layers\.(\d)\.downsample\.proj\.0\.", r"stages.{\1+1}.downsample.proj."),
-            (r"^layers\.(\d)\.downsample\.proj\.1\.", r"stages.{\1+1}.downsample.norm."),
-            (r"^layers\.", "stages."),
-            (r"\.pos_embed\.conv\.", ".pos_embed.proj."),
-            (r"\.norm1\.norm\.", ".norm1."),
-            (r"\.attn\.stoken_refine\.", ".attn."),
-            (r"\.mlp2\.conv\.conv\.", ".mlp.dwconv."),
-            (r"\.mlp2\.", ".mlp."),
-            (r"\.gamma_(\d)$", r".ls\1.gamma"),
-            (r"^head\.", "head.fc."),
-            (r"^proj\.", "head.proj.conv."),
-            (r"^norm\.", "head.proj.norm."),
+            (".fold.weights", None),  # fixed kernels
+            (".unfold.weights", None),
+            ("patch_embed.", "stem."),
+            ("layers.{i}.downsample.proj.0.", "stages.{i+1}.downsample.proj."),
+            ("layers.{i}.downsample.proj.1.", "stages.{i+1}.downsample.norm."),
+            ("layers.", "stages."),
+            (".pos_embed.conv.", ".pos_embed.proj."),
+            (".norm1.norm.", ".norm1."),
+            (".attn.stoken_refine.", ".attn."),
+            (".mlp2.conv.conv.", ".mlp.dwconv."),
+            (".mlp2.", ".mlp."),
+            (".gamma_{i}", ".ls{i}.gamma"),
+            ("head.", "head.fc."),
+            ("proj.", "head.proj.conv."),
+            ("norm.", "head.proj.norm."),
         ),
     }
 
-    checkpoint_dims = {"official": {r"(^proj|\.stoken_refine\.\w+|\.mlp2\.fc\d)\.weight$": 4}}
+    checkpoint_dims = {
+        "official": {
+            "proj.weight": 4,
+            ".stoken_refine.qkv.weight": 4,
+            ".stoken_refine.proj.weight": 4,
+            ".mlp2.fc{i}.weight": 4,
+        }
+    }
 
     def build_stem(self, cfg: STViTConfig, in_chans: int, **dd: Any) -> nn.Module:
         return Stem(in_chans, cfg.embed_dims[0], **dd)

@@ -79,34 +79,33 @@ class VAN(PyramidBackbone):
     checkpoint_layouts = {
         # VAN-Classification and VAN-Segmentation
         "official": (
-            (r"^patch_embed1\.", "stem."),
-            (r"^patch_embed(\d)\.", r"stages.{\1-1}.downsample."),
-            (r"^block(\d)\.", r"stages.{\1-1}.blocks."),
-            (r"^norm(\d)\.", r"stages.{\1-1}.norm."),
-            (r"\.layer_scale_(\d)$", r".ls\1.gamma"),
-            (r"\.spatial_gating_unit\.conv0\.", ".lka.local."),
-            (r"\.spatial_gating_unit\.conv_spatial\.", ".lka.dilated."),
-            (r"\.spatial_gating_unit\.conv1\.", ".lka.mix."),
-            (r"\.dwconv\.dwconv\.", ".dwconv."),
-            (r"^head\.", "head.fc."),
+            ("patch_embed1.", "stem."),
+            ("patch_embed{i}.", "stages.{i-1}.downsample."),
+            ("block{i}.", "stages.{i-1}.blocks."),
+            ("norm{i}.", "stages.{i-1}.norm."),
+            (".layer_scale_{i}", ".ls{i}.gamma"),
+            (".spatial_gating_unit.conv0.", ".lka.local."),
+            (".spatial_gating_unit.conv_spatial.", ".lka.dilated."),
+            (".spatial_gating_unit.conv1.", ".lka.mix."),
+            (".dwconv.dwconv.", ".dwconv."),
+            ("head.", "head.fc."),
         ),
         "mmpretrain": (
-            (r"^patch_embed1\.projection\.", "stem.proj."),
-            (r"^patch_embed1\.", "stem."),
-            (r"^patch_embed(\d)\.projection\.", r"stages.{\1-1}.downsample.proj."),
-            (r"^patch_embed(\d)\.", r"stages.{\1-1}.downsample."),
-            (r"^blocks(\d)\.", r"stages.{\1-1}.blocks."),
-            (r"^norm(\d)\.", r"stages.{\1-1}.norm."),
-            (r"\.layer_scale_(\d)$", r".ls\1.gamma"),
-            (r"\.spatial_gating_unit\.DW_conv\.", ".lka.local."),
-            (r"\.spatial_gating_unit\.DW_D_conv\.", ".lka.dilated."),
-            (r"\.spatial_gating_unit\.conv1\.", ".lka.mix."),
+            ("patch_embed1.projection.", "stem.proj."),
+            ("patch_embed1.", "stem."),
+            ("patch_embed{i}.projection.", "stages.{i-1}.downsample.proj."),
+            ("patch_embed{i}.", "stages.{i-1}.downsample."),
+            ("blocks{i}.", "stages.{i-1}.blocks."),
+            ("norm{i}.", "stages.{i-1}.norm."),
+            (".layer_scale_{i}", ".ls{i}.gamma"),
+            (".spatial_gating_unit.DW_conv.", ".lka.local."),
+            (".spatial_gating_unit.DW_D_conv.", ".lka.dilated."),
+            (".spatial_gating_unit.conv1.", ".lka.mix."),
         ),
     }
 
     checkpoint_dims = {
-        "official": {r"\.(proj_\d|fc\d|conv1)\.weight$": 4},
-        "mmpretrain": {r"\.(proj_\d|fc\d|conv1)\.weight$": 4},
+        layout: {".proj_{i}.weight": 4, ".fc{i}.weight": 4, ".conv1.weight": 4} for layout in ("official", "mmpretrain")
     }
 
     def build_stem(self, cfg: VANConfig, in_chans: int, **dd: Any) -> nn.Module:

@@ -1,47 +1,163 @@
-"""From the layout of any published checkpoint to the model's own."""
+"""From the layout of any published checkpoint to the model's own, and back."""
 
-import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
-# Prefixes that wrappers put before every key: DistributedDataParallel, torch.compile, and OpenMMLab's model parts.
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-_ARITHMETIC = re.compile(r"\{(\d+)([+-])(\d+)\}")
+from backbones.weights.layouts import Layout, expression, to_own, to_published
+
+ENTRIES = ("state_dict", "model", "module", "state_dict_ema", "model_ema", "ema_state_dict")
+
+# What wrappers put before every key: DistributedDataParallel and AveragedModel, torch.compile, Lightning and OpenMMLab.
+_WRAPPERS = ("module", "_orig_mod", "model", "backbone")
+# What OpenMMLab's models and ``ZooBackbone`` have beside the backbone and a model has, or an adaptor looks for, inside.
+_BESIDE = ("head.fc.", "out_norms.")
 
 
-def unwrap(checkpoint: Mapping[str, Any], entries: tuple[str, ...]) -> dict[str, Tensor]:
-    """The weights inside a checkpoint: the first of ``entries`` that it has, without wrappers' prefixes."""
+@runtime_checkable
+class Published(Protocol):
+    """What this room asks of a model whose checkpoints are published; every family of the package has it.
+
+    Attributes:
+        checkpoint_layouts: How published files name the model's entries, by the name of the layout.
+        checkpoint_dims: What a layout does not tell on the way back: layout -> {template of published keys: number of
+            dimensions there}.
+        checkpoint_entries: Where files hold the weights, the preferred entry first.
+    """
+
+    checkpoint_layouts: Mapping[str, Layout]
+    checkpoint_dims: Mapping[str, Mapping[str, int]]
+    checkpoint_entries: tuple[str, ...]
+
+    def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make entries that are in the model's own names those of this model, where layouts cannot: resize tables of
+        positions, reorder channels.
+        """
+
+
+class _Unpublished:
+    """Any other model: its own names are all there is."""
+
+    checkpoint_layouts: Mapping[str, Layout] = {}
+    checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
+    checkpoint_entries = ENTRIES
+
+    def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        return state_dict
+
+
+def _published(model: nn.Module) -> Published:
+    return model if isinstance(model, Published) else _Unpublished()
+
+
+# Whether it fits ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How entries compare with those of a model.
+
+    Attributes:
+        missing: Keys that the model has and the checkpoint lacks.
+        unexpected: Keys that the model lacks.
+        mismatched: Key -> shapes in the checkpoint and in the model, where they differ.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: dict[str, tuple[list[int], list[int]]]
+
+    @property
+    def unfit(self) -> list[str]:
+        """Keys of the model that the checkpoint cannot fill."""
+        return [*self.missing, *self.mismatched]
+
+    def only(self, wanted: Callable[[str], bool]) -> "Fit":
+        """The same of some keys."""
+        return Fit(
+            [key for key in self.missing if wanted(key)],
+            [key for key in self.unexpected if wanted(key)],
+            {key: shapes for key, shapes in self.mismatched.items() if wanted(key)},
+        )
+
+    def problems(self, most: int | None = None) -> list[str]:
+        """Why it does not fit, one line for each kind and each shape; at most so many keys of a kind."""
+
+        def named(keys: list[str]) -> str:
+            shown = keys[:most]
+            return ", ".join(shown) + (f" and {len(keys) - len(shown)} more" if len(shown) < len(keys) else "")
+
+        lines = []
+        if self.missing:
+            lines.append(f"missing from the checkpoint: {named(self.missing)}")
+        if self.unexpected:
+            lines.append(f"unknown to the model: {named(self.unexpected)}")
+        lines += [
+            f"{key} has shape {found}, the model's {wanted} (other num_classes, in_chans or variant?)"
+            for key, (found, wanted) in list(self.mismatched.items())[:most]
+        ]
+        return lines
+
+    def require(self, source: str, target: str, most: int | None = None) -> None:
+        """Stop at the first difference.
+
+        Raises:
+            ValueError: If something is missing, unexpected or of another shape; ``source`` and ``target`` are named.
+        """
+        if problems := self.problems(most):
+            raise ValueError(f"{source} does not fit {target}: " + "; ".join(problems))
+
+
+def compare(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Fit:
+    """Whether entries are those of a model, ``own``, by names and shapes."""
+    return Fit(
+        missing=[key for key in own if key not in weights],
+        unexpected=[key for key in weights if key not in own],
+        mismatched={
+            key: (list(weights[key].shape), list(value.shape))
+            for key, value in own.items()
+            if key in weights and weights[key].shape != value.shape
+        },
+    )
+
+
+# Wrappers -------------------------------------------------------------------------------------------------------------
+
+
+def weights_of(checkpoint: Mapping[str, Any], entries: tuple[str, ...] = ENTRIES) -> dict[str, Tensor]:
+    """The tensors inside a checkpoint, under the first of ``entries`` that it has, however deep."""
     for _ in range(8):  # a file may hold itself
         entry = next((e for e in entries if isinstance(checkpoint.get(e), Mapping)), None)
         if entry is None:
             break
         checkpoint = checkpoint[entry]
-    weights = {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if any(key.removeprefix("module.").startswith("backbone.") for key in weights):  # an OpenMMLab model: take our part
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-        parts = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
-        head = {key: value for key, value in weights.items() if key.startswith("head.fc.")}
-        weights = parts | head
-    for prefix in _WRAPPERS:
-        if weights and all(key.startswith((prefix, "head.fc.", "out_norms.")) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return weights
+    return {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
 
 
-def _rename(key: str, rules: tuple[tuple[str, str | None], ...]) -> str | None:
-    """Apply every rule in turn; ``{i+1}`` and ``{i-1}`` in the result are computed. None if a rule drops the key."""
-    for pattern, replacement in rules:
-        if replacement is None:
-            if re.search(pattern, key):
-                return None
-        else:
-            key = re.sub(pattern, replacement, key)
-    return _ARITHMETIC.sub(lambda m: str(int(m[1]) + int(m[2] + m[3])), key)
+def wrapper_prefixes(keys: Iterable[str]) -> list[str]:
+    """What wrappers may have put before keys, in any order and depth: "", "model.", "model._orig_mod.", ..."""
+    wrapped = re.compile(rf"(?:(?:{'|'.join(_WRAPPERS)})\.)+")
+    longest = {match[0] for key in keys if (match := wrapped.match(key))}
+    return sorted({""} | {prefix[: at + 1] for prefix in longest for at, c in enumerate(prefix) if c == "."}, key=len)
+
+
+def _inside(weights: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
+    """Key without the prefix -> key of the checkpoint, of what a wrapper holds."""
+    beside = {
+        key.removeprefix(outer): key
+        for outer in wrapper_prefixes([prefix])[:-1]
+        for key in weights
+        if key.removeprefix(outer).startswith(_BESIDE)
+    }
+    return beside | {key.removeprefix(prefix): key for key in weights if key.startswith(prefix)}
+
+
+# There ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -51,82 +167,77 @@ class Conversion:
     Attributes:
         weights: The renamed entries; also those that the model lacks.
         layout: The layout that fitted, "own" for the model's.
-        names: Key in the checkpoint, without wrappers, of every entry of ``weights``.
-        shapes: Shape in the checkpoint, by the same keys as ``names``.
-        dropped: Keys of the checkpoint that a rule of the layout drops.
-        missing: Keys that the model has and the checkpoint lacks.
-        unexpected: Keys of ``weights`` that the model lacks.
-        misshapen: Key -> shapes in the checkpoint and in the model, where they differ.
+        names: Keys in the checkpoint, without wrappers, of every entry of ``weights``; several where they are joined.
+        shapes: Shape in the checkpoint, joined, by the same keys as ``names``.
+        dropped: Keys of the checkpoint that the layout drops, or that stand beside what a wrapper holds.
+        fit: How ``weights`` compare with the model.
     """
 
     weights: dict[str, Tensor]
     layout: str
-    names: dict[str, str]
+    names: dict[str, tuple[str, ...]]
     shapes: dict[str, list[int]]
     dropped: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    misshapen: dict[str, tuple[list[int], list[int]]]
-
-    def problems(self) -> list[str]:
-        """Why the result does not fit the model; one line for each kind."""
-        lines = []
-        if self.missing:
-            lines.append(f"missing from the checkpoint: {', '.join(self.missing)}")
-        if self.unexpected:
-            lines.append(f"unknown to the model: {', '.join(self.unexpected)}")
-        lines += [
-            f"{key} has shape {found}, the model's {wanted} (other num_classes, in_chans or variant?)"
-            for key, (found, wanted) in self.misshapen.items()
-        ]
-        return lines
+    fit: Fit
 
 
-def convert_checkpoint(state_dict: Mapping[str, Any], model: nn.Module) -> Conversion:
+def _names(keys: Iterable[str], layout: Layout) -> dict[str, tuple[str, ...]]:
+    """Own key -> published keys; an entry of which a part is missing keeps the published names of the others."""
+    parts: dict[str, dict[int, str]] = {}
+    counts: dict[str, int] = {}
+    for key in keys:
+        name, part, count = to_own(key, layout)
+        if name is not None:
+            parts.setdefault(name, {})[part] = key
+            counts[name] = count
+    names: dict[str, tuple[str, ...]] = {}
+    for name, found in parts.items():
+        whole = len(found) == counts[name]
+        names |= {name: tuple(found[i] for i in sorted(found))} if whole else {key: (key,) for key in found.values()}
+    return names
+
+
+def convert_checkpoint(checkpoint: Mapping[str, Any], model: nn.Module) -> Conversion:
     """Rename and reshape as :func:`convert_state_dict` does, and say what was done.
 
     Args:
-        state_dict: The checkpoint.
+        checkpoint: Weights, or a file's content that has them somewhere inside.
         model: The model that it is for; it may be on the meta device.
     """
     own = model.state_dict()
-    weights = unwrap(state_dict, getattr(model, "checkpoint_entries", ("state_dict", "model")))
-    candidates: dict[str, dict[str, str | None]] = {}  # layout -> key in the checkpoint -> own key
-    for layout, rules in {"own": (), **getattr(model, "checkpoint_layouts", {})}.items():
-        candidates[layout] = {key: _rename(key, rules) for key in weights}
-    layout = max(candidates, key=lambda name: len(own.keys() & set(candidates[name].values())))
-    names = {renamed: key for key, renamed in candidates[layout].items() if renamed is not None}
-    converted = {renamed: weights[key] for renamed, key in names.items()}
+    published = _published(model)
+    weights = weights_of(checkpoint, published.checkpoint_entries)
+    best, layout, inside, names = -1, "own", {}, {}  # of all wrappers and layouts, the one that names most of the model
+    for prefix in wrapper_prefixes(weights):
+        unwrapped = _inside(weights, prefix)
+        for candidate, rows in {"own": (), **published.checkpoint_layouts}.items():
+            renamed = _names(unwrapped, rows)
+            if (hits := len(own.keys() & renamed.keys())) > best:
+                best, layout, inside, names = hits, candidate, unwrapped, renamed
 
+    converted = {
+        key: weights[inside[parts[0]]] if len(parts) == 1 else torch.cat([weights[inside[part]] for part in parts])
+        for key, parts in names.items()
+    }
     shapes = {key: list(value.shape) for key, value in converted.items()}
     for key in own.keys() & converted.keys():
         value, shape = converted[key], own[key].shape
         if value.shape != shape and [n for n in value.shape if n != 1] == [n for n in shape if n != 1]:
             converted[key] = value.reshape(shape)
-    if hasattr(model, "adapt_checkpoint"):
-        converted = model.adapt_checkpoint(converted)
-    return Conversion(
-        weights=converted,
-        layout=layout,
-        names=names,
-        shapes=shapes,
-        dropped=[key for key, renamed in candidates[layout].items() if renamed is None],
-        missing=[key for key in own if key not in converted],
-        unexpected=[key for key in converted if key not in own],
-        misshapen={
-            key: (list(converted[key].shape), list(own[key].shape))
-            for key in own
-            if key in converted and converted[key].shape != own[key].shape
-        },
-    )
+    converted = published.adapt_checkpoint(converted)
+    taken = {inside[part] for parts in names.values() for part in parts}
+    dropped = [key for key in weights if key not in taken]
+    return Conversion(converted, layout, names, shapes, dropped, compare(converted, own))
 
 
 def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module, strict: bool = True) -> dict[str, Tensor]:
     """Rename the keys of a checkpoint to the model's own and reshape tensors that differ by dimensions of size 1.
 
-    Takes a state dict in the model's own layout, or in any of its family's ``checkpoint_layouts``, bare or inside the
-    usual wrappers (``state_dict``, ``model``, ``module.``, ``backbone.``). The layout that names most of the model's
-    entries is taken; ``model.adapt_checkpoint(entries)``, where there is one, then resizes what depends on image size.
+    Takes a state dict in the model's own layout, or in any of its family's ``checkpoint_layouts``, plain or inside
+    what wraps it: entries of a file (``state_dict``, ``model``, ``ema_state_dict``, ...) and prefixes (``module.``,
+    ``_orig_mod.``, ``model.``, ``backbone.``) in any order and depth; what stands beside them is left out. The wrapper
+    and layout that name most of the model's entries are taken; ``model.adapt_checkpoint(entries)`` then resizes what
+    depends on image size.
 
     Args:
         state_dict: The checkpoint.
@@ -137,73 +248,22 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module, strict: 
         The renamed entries; without ``strict`` also those that the model lacks.
 
     Raises:
-        ValueError: If ``strict`` and the result does not fit; all missing, unexpected and misshapen keys are named.
+        ValueError: If ``strict`` and the result does not fit; all missing, unexpected and mismatched keys are named.
     """
     conversion = convert_checkpoint(state_dict, model)
-    if strict and (problems := conversion.problems()):
-        raise ValueError(f"the checkpoint does not fit {type(model).__name__}: " + "; ".join(problems))
+    if strict:
+        conversion.fit.require("the checkpoint", type(model).__name__)
     return conversion.weights
 
 
-# The way back --------------------------------------------------------------------------------------------------------
-
-_PIECE = re.compile(r"(?P<anchor>[\^$])|\\(?P<escaped>[.\-])|\((?P<group>[^()]*)\)|(?P<literal>[\w-])")
-_REFERENCE = re.compile(r"\{\\(?P<moved>\d)(?P<step>[+-]\d)\}|\\(?P<same>\d)")
-
-
-@functools.cache
-def _invert(pattern: str, replacement: str) -> tuple[str, str]:
-    """The rule that undoes a rule made of literals, anchors and groups."""
-    groups: list[str] = []
-    template, position = "", 0
-    while position < len(pattern):
-        piece = _PIECE.match(pattern, position)
-        if piece is None:
-            raise ValueError(f"the rule {pattern!r} cannot be inverted at {pattern[position:]!r}")
-        if piece["group"] is not None:
-            groups.append(piece["group"])
-            template += f"\\{len(groups)}"
-        elif piece["anchor"] is None:
-            template += piece["escaped"] or piece["literal"]
-        position = piece.end()
-
-    inverse, position, order = "", 0, []
-    for reference in _REFERENCE.finditer(replacement):
-        number = int(reference["moved"] or reference["same"])
-        order.append((number, -int(reference["step"] or 0)))
-        inverse += re.escape(replacement[position : reference.start()]) + f"({groups[number - 1]})"
-        position = reference.end()
-    inverse += re.escape(replacement[position:])
-    for place, (number, step) in enumerate(order, 1):
-        template = template.replace(f"\\{number}", f"{{\\g<{place}>{step:+d}}}" if step else f"\\g<{place}>")
-    if pattern.startswith("^"):
-        inverse = "^" + inverse
-    if pattern.endswith("$"):
-        inverse += "$"
-    return inverse, template
-
-
-def _restore_key(key: str, rules: tuple[tuple[str, str | None], ...]) -> str:
-    """The key that ``rules`` turn into ``key``; of several the one whose rules explain most of it."""
-    candidates = {key: 0}
-    for pattern, replacement in reversed(rules):
-        if replacement is not None:
-            inverse = _invert(pattern, replacement)
-            for candidate, weight in list(candidates.items()):
-                if explained := re.search(inverse[0], candidate):
-                    restored = _rename(candidate, (inverse,)) or ""
-                    candidates[restored] = max(weight + len(explained[0]), candidates.get(restored, 0))
-    fitting = {candidate: weight for candidate, weight in candidates.items() if _rename(candidate, rules) == key}
-    if not fitting:
-        raise ValueError(f"no key of the layout becomes {key!r}")
-    return max(fitting, key=lambda candidate: fitting[candidate])
+# And back -------------------------------------------------------------------------------------------------------------
 
 
 def restore_state_dict(
     state_dict: Mapping[str, Tensor],
     model: nn.Module,
     layout: str = "official",
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, tuple[str, ...]] | None = None,
     shapes: Mapping[str, list[int]] | None = None,
 ) -> dict[str, Tensor]:
     """The inverse of :func:`convert_state_dict`: from the model's own layout to a published one.
@@ -213,31 +273,32 @@ def restore_state_dict(
 
     Args:
         state_dict: Entries of the model.
-        model: The model they belong to; its family's ``checkpoint_layouts`` name the layouts, its ``checkpoint_dims``
-            say which of their entries have another number of dimensions.
+        model: The model they belong to.
         layout: The layout to go to.
-        names: Published key of own keys, as :class:`Conversion` has it, where it is known; rules tell the others.
+        names: Published keys of own keys, as :class:`Conversion` has them, where they are known; the layout has the
+            others.
         shapes: Published shape by own key, likewise.
 
     Raises:
         ValueError: If the family does not have the layout.
     """
-    layouts = getattr(model, "checkpoint_layouts", {})
-    if layout not in layouts:
-        known = ", ".join(layouts) or "none"
+    published = _published(model)
+    if layout not in published.checkpoint_layouts:
+        known = ", ".join(published.checkpoint_layouts) or "none"
         raise ValueError(f"{type(model).__name__} has no layout {layout!r}; it has {known}")
-    dims = getattr(model, "checkpoint_dims", {}).get(layout, {})
+    rows = published.checkpoint_layouts[layout]
+    dims = {re.compile(expression(t)): n for t, n in published.checkpoint_dims.get(layout, {}).items()}
     restored = {}
     for key, value in state_dict.items():
-        name = (names or {}).get(key) or _restore_key(key, layouts[layout])
+        parts = (names or {}).get(key) or to_published(key, rows)
         shape = (shapes or {}).get(key)
         if shape is not None and math.prod(shape) == value.numel():
             value = value.reshape(shape)
-        else:
-            told = (ndim for pattern, ndim in dims.items() if re.search(pattern, name))
-            ndim = next(told, value.ndim) if shape is None else len(shape)
-            if ndim < value.ndim:  # a map of tokens that the published code stores as a sequence
-                value = value.flatten(1, 1 + value.ndim - ndim)
-            value = value.reshape((*value.shape, *[1] * (ndim - value.ndim)))
-        restored[name] = value
+        for name, part in zip(parts, value.chunk(len(parts)) if len(parts) > 1 else (value,), strict=True):
+            stated = (
+                len(shape) if shape else next((n for pattern, n in dims.items() if pattern.search(name)), part.ndim)
+            )
+            if stated < part.ndim:  # a map of tokens that the published code stores as a sequence
+                part = part.flatten(1, 1 + part.ndim - stated)
+            restored[name] = part.reshape((*part.shape, *[1] * (stated - part.ndim)))
     return restored

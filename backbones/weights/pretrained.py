@@ -17,7 +17,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
-from backbones.weights.convert import Conversion, convert_checkpoint, unwrap
+from backbones.weights.convert import ENTRIES, Conversion, convert_checkpoint, weights_of
 from backbones.weights.fetch import DownloadError, discard, fetch, home, is_remote, mirrored, sha256_of
 from backbones.weights.read import read_checkpoint
 
@@ -56,7 +56,7 @@ def metadata_of(
     conversion: Conversion, architecture: str, cfg: PretrainedCfg, source: str, sha256: str
 ) -> dict[str, str]:
     """What a converted file says of itself: origin, model, licence, and the published names for the way back."""
-    names = {key: [name, conversion.shapes[key]] for key, name in conversion.names.items()}
+    names = {key: [*parts, conversion.shapes[key]] for key, parts in conversion.names.items()}
     return {
         "format": "pt",
         "model": architecture,
@@ -133,10 +133,10 @@ def pretrained_file(architecture: str, cfg: PretrainedCfg, cache_dir: str | os.P
         with torch.device("meta"):
             model = timm.create_model(architecture, pretrained_cfg=cfg.to_dict())
         conversion = convert_checkpoint(read_checkpoint(file), model)
-        if conversion.missing or conversion.misshapen:
-            raise ValueError(f"{source} does not fit {target.stem}: {'; '.join(conversion.problems())}")
-        if conversion.unexpected:
-            _logger.warning("%s: left out what %s lacks: %s", source, target.stem, ", ".join(conversion.unexpected))
+        if conversion.fit.unfit:
+            conversion.fit.require(source, target.stem)
+        if unexpected := conversion.fit.unexpected:
+            _logger.warning("%s: left out what %s lacks: %s", source, target.stem, ", ".join(unexpected))
         weights = {key: conversion.weights[key] for key in model.state_dict()}
         metadata = read_metadata(file)
         if "names" not in metadata:  # else it comes converted, from a mirror
@@ -176,6 +176,20 @@ def find_weights(source: str | os.PathLike) -> Path:
     return Path(text)
 
 
+def load_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
+    """The dictionary in the checkpoint that ``source`` means, fetched first where it is remote.
+
+    Args:
+        source: As :func:`find_weights` takes it.
+
+    Raises:
+        FileNotFoundError: If it is neither path, nor address, nor tag.
+        DownloadError: If the file cannot be had.
+        ValueError: If the file cannot be read, as of :func:`backbones.weights.read_checkpoint`.
+    """
+    return read_checkpoint(find_weights(source))
+
+
 def pretrained_overlay(
     model_cls: type[nn.Module],
     name: str,
@@ -199,8 +213,8 @@ def pretrained_overlay(
         return overlay
     elsewhere = overlay.keys() & {"url", "hf_hub_id"} and "file" not in overlay  # not what the package ships
     if cfg.file and not elsewhere:
-        entries = getattr(model_cls, "checkpoint_entries", ("state_dict", "model"))
-        return overlay | {"state_dict": unwrap(read_checkpoint(cfg.file), entries)}
+        entries = getattr(model_cls, "checkpoint_entries", ENTRIES)
+        return overlay | {"state_dict": weights_of(read_checkpoint(cfg.file), entries)}
     if not addresses(cfg):
         return overlay  # timm says that there are none
     return overlay | {"file": str(pretrained_file(name, cfg, cache_dir))}

@@ -337,32 +337,31 @@ def _read(path: str) -> Any:
     raise _Refused(f"it begins with {head[:8]!r}")
 
 
-def read_checkpoint(source: str | os.PathLike) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """The dictionary in a checkpoint of any framework, on the CPU; only tensors and plain data in it are real.
 
     Files hold argument namespaces, configs, loggers and optimizers too; such objects become :class:`Placeholder`, numpy
     scalars become Python numbers. Nothing in the file is executed, and sizes are checked before memory is taken.
 
     Args:
-        source: ``torch.save`` (also of versions before 1.6) or ``.safetensors`` file, or anything else that
-            :func:`backbones.weights.find_weights` finds: an address, a pretrained tag such as ``van_b0.in1k``.
+        path: Of a ``torch.save`` (also of versions before 1.6) or ``.safetensors`` file. Addresses and pretrained tags
+            are for :func:`backbones.weights.load_checkpoint`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is truncated, no checkpoint, or would run code.
     """
-    from backbones.weights.pretrained import find_weights
-
-    path = str(find_weights(source))
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no checkpoint at {os.fspath(path)!r}: no such file")
     try:
-        checkpoint = _read(path)
+        checkpoint = _read(os.fspath(path))
     except Exception as error:  # a damaged file fails anywhere: in the archive, in the pickle, in a tensor
         size = os.path.getsize(path)
         reason = str(error) or type(error).__name__
         if isinstance(error, _Refused) and "would" in reason:
-            raise ValueError(f"{source} is not safe to load: {reason}, which no checkpoint needs") from error
-        raise ValueError(f"{source} ({size} bytes) is truncated or no checkpoint: {reason}; fetch it again") from error
+            raise ValueError(f"{path} is not safe to load: {reason}, which no checkpoint needs") from error
+        raise ValueError(f"{path} ({size} bytes) is truncated or no checkpoint: {reason}; fetch it again") from error
     if not isinstance(checkpoint, dict) or isinstance(checkpoint, Placeholder):
         kind = type(checkpoint).__name__
-        raise ValueError(f"{source} holds a {kind}, not a dictionary of weights: save its state_dict()")
+        raise ValueError(f"{path} holds a {kind}, not a dictionary of weights: save its state_dict()")
     return checkpoint

@@ -77,7 +77,7 @@ def test_values_survive_the_way_there_and_back(name):
         restored = restore_state_dict(model.state_dict(), model, layout)
         assert len(restored) == len(model.state_dict())
         back = convert_checkpoint(restored, model)
-        assert not back.problems() and back.layout == layout
+        assert not back.fit.problems() and back.layout == layout
         assert all(torch.equal(back.weights[key], value) for key, value in model.state_dict().items())
 
 

@@ -1,11 +1,14 @@
 """Converting checkpoints: wrappers, heads of other libraries, and errors that name every key."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones.weights import convert_state_dict
+from backbones.weights import convert_checkpoint, convert_state_dict
 from tests.families.test_van import to_official
 
 TINY = backbones.list_models("test_*", task="classification")
@@ -27,8 +30,19 @@ def as_mm_classifier(weights: dict[str, Tensor], prefix: str = "") -> dict[str, 
     } | {f"{prefix}data_preprocessor.mean": torch.zeros(3)}
 
 
+def as_lightning(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The module has a metric and a loss with weights beside the model."""
+    beside = {"train_acc.confmat": torch.zeros(7, 7), "loss.weight": torch.ones(7), "ema_decay": torch.tensor(0.9)}
+    return {"state_dict": prefixed(weights, "model.") | beside, "pytorch-lightning_version": "2.5", "callbacks": {}}
+
+
+def averaged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``torch.optim.swa_utils.AveragedModel``."""
+    return {"n_averaged": torch.tensor(5), **prefixed(weights, "module.")}
+
+
 WRAPPERS = {
-    "bare": lambda w: w,
+    "plain": lambda w: w,
     "state_dict": lambda w: {"state_dict": w, "meta": {"epoch": 3}},
     "model": lambda w: {"model": w, "optimizer": {"lr": 0.1}, "epoch": 300},
     "nested": lambda w: {"state_dict": {"model": w}},
@@ -37,6 +51,25 @@ WRAPPERS = {
     "mm classifier": lambda w: {"state_dict": as_mm_classifier(w)},
     "mm classifier, distributed": lambda w: {"state_dict": as_mm_classifier(w, "module.")},
     "ZooBackbone classifier": lambda w: {"state_dict": prefixed(w, "backbone.model.")},
+    "AveragedModel": averaged,
+    "MMEngine's averages": lambda w: {
+        "ema_state_dict": {"steps": torch.tensor(9), **prefixed(w, "module.backbone.model.")}
+    },
+    "Lightning": as_lightning,
+}
+# Wrappers of a module, from the inside to the outside.
+LAYERS = {
+    "module": lambda w: prefixed(w, "module."),
+    "_orig_mod": lambda w: prefixed(w, "_orig_mod."),
+    "model": lambda w: prefixed(w, "model."),
+    "backbone": lambda w: prefixed(w, "backbone."),
+    "averaged": averaged,
+}
+FILES = {
+    "state dict": lambda w: w,
+    "file": lambda w: {"state_dict": w, "epoch": 3},
+    "nested file": lambda w: {"model": {"module": w, "scaler": {}}},
+    "averages": lambda w: {"ema_state_dict": w},
 }
 
 
@@ -48,6 +81,29 @@ def test_wrappers_are_taken_off(name: str, wrapper: str) -> None:
     converted = convert_state_dict(WRAPPERS[wrapper](dict(own)), model)
     assert converted.keys() == own.keys()
     assert all(torch.equal(converted[key], own[key]) for key in own)
+
+
+@pytest.mark.parametrize(
+    "layers", [*itertools.product(LAYERS, repeat=2), *itertools.permutations(LAYERS, 3)], ids="-".join
+)
+def test_wrappers_in_any_order_and_depth(layers: tuple[str, ...]) -> None:
+    model = tiny(device="meta")
+    own = model.state_dict()
+    official = {to_official(key): value for key, value in own.items()}
+    for weights in (own, official):
+        for layer in layers:
+            weights = LAYERS[layer](weights)
+        for file in FILES.values():
+            conversion = convert_checkpoint(file(weights), model)
+            assert not conversion.fit.problems()
+            assert {name.rpartition(".")[2] for name in conversion.dropped} <= {"n_averaged"}
+
+
+def test_what_stands_beside_a_wrapped_model_is_named() -> None:
+    model = tiny(device="meta")
+    conversion = convert_checkpoint(as_lightning(model.state_dict()), model)
+    assert set(conversion.dropped) == {"train_acc.confmat", "loss.weight", "ema_decay"}
+    assert not conversion.fit.unexpected
 
 
 @pytest.mark.parametrize("wrapper", [w for w in WRAPPERS if not w.startswith("mm classifier")])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import backbones
-from backbones.weights import DownloadError, find_weights, pretrained_file, read_checkpoint
+from backbones.weights import DownloadError, find_weights, load_checkpoint, pretrained_file
 from backbones.weights import fetch as fetching
 from backbones.weights.pretrained import addresses, read_metadata, save_weights
 from tests.reference_values import assert_matches, load_reference, official_state_dict, reference_input
@@ -86,12 +86,12 @@ def test_features_only(mirror):
 
 
 def test_a_tag_and_an_address_are_checkpoints(mirror, published):
-    by_tag = read_checkpoint("van_b0.in1k")
+    by_tag = load_checkpoint("van_b0.in1k")
     mirror.files["x.pth"] = published
-    by_address = read_checkpoint(f"{mirror.url}/plain/x.pth")["state_dict"]
+    by_address = load_checkpoint(f"{mirror.url}/plain/x.pth")["state_dict"]
     assert torch.equal(by_tag["stages.3.norm.bias"], by_address["norm4.bias"])
     with pytest.raises(FileNotFoundError, match="halonet_h0_256.*no pretrained tag"):
-        read_checkpoint("halonet_h0_256")
+        load_checkpoint("halonet_h0_256")
 
 
 def test_a_local_file_in_the_official_layout(tmp_path, reference, published):
@@ -139,7 +139,7 @@ def test_written_files_have_the_permissions_of_any_file(tmp_path):
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-@pytest.mark.parametrize("change", ["missing", "misshapen"])
+@pytest.mark.parametrize("change", ["missing", "mismatched"])
 def test_a_file_that_does_not_fit_is_not_cached(server, home, change):
     state_dict = backbones.create_model("test_van").state_dict()
     if change == "missing":

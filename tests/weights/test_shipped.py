@@ -11,7 +11,7 @@ from PIL import Image
 
 import backbones
 from backbones.weights import fetch as fetching
-from backbones.weights import find_weights, read_checkpoint
+from backbones.weights import find_weights, load_checkpoint
 from backbones.weights.pretrained import read_metadata
 from tools.model_zoo import load_metafiles
 
@@ -37,7 +37,7 @@ def printed() -> float:
 @pytest.mark.parametrize("name", [TAG, "test_van"])
 def test_it_loads_offline(name: str, no_network: Path) -> None:
     model = timm.create_model(name, pretrained=True)
-    shipped = read_checkpoint(TAG)
+    shipped = load_checkpoint(TAG)
     assert all(torch.equal(value, shipped[key]) for key, value in model.state_dict().items())
     assert timm.create_model(name, pretrained=True, num_classes=3, in_chans=1).get_classifier().out_features == 3
     assert not no_network.exists()

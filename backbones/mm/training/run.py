@@ -20,7 +20,7 @@ from backbones.mm.backbone import ZooBackbone
 from backbones.mm.training.annotations import check_coco
 from backbones.mm.training.seeding import seed_dataloader
 from backbones.mm.training.sharding import ShardedRunner
-from backbones.weights import convert_state_dict, read_checkpoint
+from backbones.weights import convert_state_dict, load_checkpoint
 from backbones.weights.fetch import is_remote
 from backbones.weights.pretrained import tag_config
 
@@ -350,7 +350,7 @@ def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
     Raises:
         ValueError: entries are missing or have other shapes (another number of classes, another variant).
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = load_checkpoint(path)
     weights, own = checkpoint.get("state_dict", checkpoint), model.state_dict()
     if not own.keys() <= weights.keys() and isinstance(getattr(model, "backbone", None), ZooBackbone):
         whole = model.backbone.out_indices is None
