@@ -5,7 +5,7 @@
     backbones convert litv2_s.safetensors --model litv2_s --to official --out litv2_s.pth
     backbones convert --check a.safetensors b.pth
 
-Reads any layout that the zoo knows (the authors', timm's, OpenMMLab's, its own), bare or inside a training checkpoint,
+Reads any layout that the zoo knows (the authors', timm's, OpenMMLab's, its own), plain or inside a training checkpoint,
 from a file, an address or a pretrained tag. Writes the zoo's own layout as safetensors that say where they are from
 (``--to own``), an OpenMMLab checkpoint for ``init_cfg=dict(type='Pretrained', ...)`` (``--to mm``), or a published
 layout (``--to official``, ``timm``, ``mmpretrain``). Prints renamed, dropped and missing keys, and runs the result.
