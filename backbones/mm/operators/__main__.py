@@ -1,0 +1,5 @@
+"""``python -m backbones.mm.operators``."""
+
+from backbones.mm.operators import main
+
+main()
