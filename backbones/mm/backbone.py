@@ -1,10 +1,12 @@
 """The zoo's models as OpenMMLab backbones: one adaptor for all of them."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
+from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -16,13 +18,16 @@ __all__ = ["ZooBackbone"]
 
 @MODELS.register_module()
 class ZooBackbone(BaseModule):
-    """Any model of the zoo (or of timm) where an OpenMMLab config asks for a backbone.
+    """Any model of the zoo, or of timm, where an OpenMMLab config asks for a backbone.
 
     It sits in MMEngine's root registry, so MMPretrain, MMDetection and MMSegmentation all find it. As a pyramid,
     ``x: (B, 3, H, W) -> tuple of (B, C_i, H_i, W_i)``, one map an index, contiguous as from OpenMMLab's own backbones:
     operators of mmcv (RoIAlign among them) read memory as if it were, and channels-last maps, which the models compute,
     would be scrambled without a word. What the chosen indices do not need (later stages, final norm, head) is removed,
     so that every parameter gets a gradient and distributed training needs no search for unused ones.
+
+    Indices count the entries of timm's ``feature_info``: the four stages of the zoo's pyramids; a ResNet's stem and
+    four stages (so that strides 4 to 32 are ``out_indices=(1, 2, 3, 4)``); a plain vision transformer's blocks.
 
     With ``out_indices=None`` it is the whole classifier, ``x: (B, 3, H, W) -> ((B, num_classes),)``, head included,
     for MMPretrain's ``ImageClassifier`` with a parameterless ``ClsHead``. Some families project or normalise inside
@@ -32,7 +37,8 @@ class ZooBackbone(BaseModule):
         model: name, with a tag if pretrained weights other than the default are meant (``van_b0.in1k``).
         out_indices: stages to return, in ascending order; None for logits.
         frozen_stages: 0 freezes the stem, k the stem and the first k stages: parameters, BatchNorm statistics and
-            drop path. -1 freezes nothing.
+            drop path. -1 freezes nothing. Stages are those of timm's ``group_matcher(coarse=True)``: a pyramid's
+            stages, a plain transformer's blocks.
         norm_eval: keep every BatchNorm on its running statistics while training.
         with_cp: recompute activations in the backward pass to save memory.
         out_norm: LayerNorm (eps 1e-5) on returned maps, one flag for all or one for each index. The official dense
@@ -45,9 +51,9 @@ class ZooBackbone(BaseModule):
         **model_kwargs: passed to ``timm.create_model`` (``drop_path_rate``, ``in_chans``, ``num_classes``, ...).
 
     Raises:
-        ValueError: unknown name, an index the model does not have, more frozen stages than there are, a number of
-            ``out_norm`` flags that is not the number of indices, ``final_norm`` without the last stage, or logits of
-            a model that has none.
+        ValueError: unknown name, an index the model does not have, more frozen stages than there are or than timm
+            tells apart, a number of ``out_norm`` flags that is not the number of indices, ``final_norm`` without the
+            last stage, logits of a model that has none, or maps or recomputation of a model of timm without them.
     """
 
     _is_init: bool
@@ -73,13 +79,12 @@ class ZooBackbone(BaseModule):
         self.model = backbones.create_model(model, pretrained=pretrained, **model_kwargs)
         self.model_name = model
         self.frozen_stages = frozen_stages
+        self.frozen_names = self._frozen_names(frozen_stages)
         self.norm_eval = norm_eval
         self.final_norm = final_norm
         self.out_indices = None if out_indices is None else self._check_indices(out_indices)
         if out_indices is None and getattr(self.model, "task", "classification") != "classification":
             raise ValueError(f"{model} gives no logits: name the blocks whose maps you want in out_indices")
-        if not -1 <= frozen_stages <= len(self.model.stages):
-            raise ValueError(f"frozen_stages={frozen_stages}: {model} has {len(self.model.stages)} stages")
 
         flags = out_norm if isinstance(out_norm, Sequence) else [out_norm] * len(self.out_indices or ())
         if len(flags) != len(self.out_indices or ()):
@@ -89,15 +94,18 @@ class ZooBackbone(BaseModule):
             if flag:
                 self.out_norms[str(i)] = nn.LayerNorm(self.model.feature_info[i]["num_chs"])
         if self.out_indices is not None:
-            # NHWC comes without the copy that timm makes for NCHW; other formats only timm can turn into maps
-            self.fmt = "NHWC" if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
             self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=not final_norm, prune_head=True)
         if with_cp:
-            self.model.set_grad_checkpointing(True)
+            try:
+                self.model.set_grad_checkpointing(True)
+            except (AttributeError, AssertionError) as error:  # a model of timm that cannot
+                raise ValueError(f"{model} cannot recompute activations: leave with_cp=False") from error
         self._freeze()
 
     def _check_indices(self, indices: Sequence[int]) -> tuple[int, ...]:
-        count = len(self.model.feature_info)
+        count = len(getattr(self.model, "feature_info", None) or ())
+        if not count or not hasattr(self.model, "forward_intermediates"):
+            raise ValueError(f"{self.model_name} gives no feature maps: out_indices=None takes its logits")
         bad = [i for i in indices if not -count <= i < count]
         if bad or not len(indices):
             raise ValueError(f"out_indices={tuple(indices)}: {self.model_name} has the stages 0 to {count - 1}")
@@ -117,30 +125,49 @@ class ZooBackbone(BaseModule):
         if self.out_indices is None:
             return (self.model(x),)
         maps = self.model.forward_intermediates(
-            x, indices=list(self.out_indices), norm=self.final_norm, output_fmt=self.fmt, intermediates_only=True
+            x, indices=list(self.out_indices), norm=self.final_norm, output_fmt="NCHW", intermediates_only=True
         )
-        outs = []
-        for i, y in zip(self.out_indices, maps):
-            if self.fmt == "NCHW":
-                y = y.permute(0, 2, 3, 1)
-            if str(i) in self.out_norms:
-                y = self.out_norms[str(i)](y)
-            outs.append(y.permute(0, 3, 1, 2).contiguous())
-        return tuple(outs)
+        return tuple(self._normalise(i, y).contiguous() for i, y in zip(self.out_indices, maps))
+
+    def _normalise(self, index: int, x: Tensor) -> Tensor:
+        if str(index) not in self.out_norms:
+            return x
+        return self.out_norms[str(index)](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def train(self, mode: bool = True) -> "ZooBackbone":
         super().train(mode)
         self._freeze()
         return self
 
+    def _frozen_names(self, stages: int) -> set[str]:
+        """Names of the modules and parameters in the stem and the first ``stages`` stages, as timm groups them."""
+        if stages == -1:
+            return set()
+        try:
+            matcher = self.model.group_matcher(coarse=True)
+        except (AttributeError, AssertionError) as error:
+            raise ValueError(f"timm tells no stages of {self.model_name} apart: leave frozen_stages=-1") from error
+        names = [name for name, _ in chain(self.model.named_modules(), self.model.named_parameters())]
+        groups = group_with_matcher([(name, None) for name in [*names, "the head"]], matcher)  # 0 is the stem
+        if not 0 <= stages <= len(groups) - 2:
+            raise ValueError(f"frozen_stages={stages}: {self.model_name} has {len(groups) - 2} stages")
+        return {name for group, members in groups.items() if group <= stages for name in members}
+
     def _freeze(self) -> None:
-        frozen = [self.model.stem, *self.model.stages[: self.frozen_stages]] if self.frozen_stages >= 0 else []
-        for module in frozen:
-            module.eval().requires_grad_(False)
+        for name, module in self.model.named_modules():
+            if name in self.frozen_names:
+                module.training = False
+        for name, parameter in self.model.named_parameters():
+            if name in self.frozen_names:
+                parameter.requires_grad_(False)
         if self.norm_eval:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
+
+    def _head_prefixes(self) -> tuple[str, ...]:
+        names = (getattr(self.model, "pretrained_cfg", None) or {}).get("classifier") or ("head",)
+        return tuple(name.split(".")[0] + "." for name in ([names] if isinstance(names, str) else names))
 
     def init_weights(self) -> None:
         """Load what ``init_cfg`` names. The model has initialised itself; MMEngine must not do it again over it."""
@@ -168,7 +195,7 @@ class ZooBackbone(BaseModule):
         own = self.model.state_dict()
         found = convert_state_dict(weights, self.model, strict=False)
         unfit = [key for key in own if key not in found or found[key].shape != own[key].shape]
-        if body := [key for key in unfit if not key.startswith("head.")]:
+        if body := [key for key in unfit if not key.startswith(self._head_prefixes())]:
             shown = ", ".join(body[:5]) + (" ..." if len(body) > 5 else "")
             raise ValueError(
                 f"{checkpoint} does not fit {self.model_name}: {len(body)} entries missing or misshapen: {shown}"

@@ -52,7 +52,8 @@ class LayerDecayConstructor(DefaultOptimWrapperConstructor):
         for model in (backbone.model for backbone in found):
             factors |= layer_factors(model, self.paramwise_cfg["layer_decay_rate"])
             named = dict(model.named_parameters())
-            undecayed |= {named[name] for name in model.no_weight_decay() if name in named}
+            names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # not all of timm's have it
+            undecayed |= {named[name] for name in names if name in named}
         for group in params:
             (parameter,) = group["params"]
             group.setdefault("lr", self.base_lr)

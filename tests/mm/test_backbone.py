@@ -172,6 +172,67 @@ def test_image_classifier_with_neck_and_head_equals_timm():
     torch.testing.assert_close(classifier(IMAGE), model(IMAGE))
 
 
+# timm's own models ---------------------------------------------------------------------------------------------------
+
+# Architectures that timm writes in as many ways: with and without stem and stages, channels last, tokens, branches.
+OTHERS = {
+    "resnet18": ({"conv1", "bn1", "layer1"}, 64),
+    "resnetv2_18": ({"stem", "stages.0"}, 64),
+    "convnext_atto": ({"stem", "stages.0"}, 40),
+    "swin_tiny_patch4_window7_224": ({"patch_embed", "layers.0"}, 96),
+    "vit_tiny_patch16_224": ({"cls_token", "pos_embed", "patch_embed", "blocks.0"}, 192),
+    "pvt_v2_b0": ({"patch_embed", "stages.0"}, 32),
+    "efficientnet_b0": ({"conv_stem", "bn1", "blocks.0"}, 16),
+    "mobilenetv3_small_050": ({"conv_stem", "bn1", "blocks.0"}, 16),
+    "regnety_002": ({"stem", "s1"}, 32),
+    "densenet121": ({"features"}, 64),
+    "ghostnet_050": ({"conv_stem", "bn1", "blocks.0"}, 8),
+    "vgg11": ({"features"}, 64),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_timms_models_give_maps_and_freeze(name):
+    frozen, width = OTHERS[name]
+    with torch.device("meta"):
+        indices = (0, 2) if len(timm.create_model(name).feature_info) < 5 else (1, 3)
+        backbone = build(name, out_indices=indices, frozen_stages=1)
+        maps = backbone.train()(torch.empty(2, 3, 224, 224))
+        sum(y.sum() for y in maps).backward()
+    model = timm.create_model(name)
+    expected = [model.feature_info[i] for i in indices]
+    assert [y.shape[1:] for y in maps] == [(i["num_chs"], *[-(-224 // i["reduction"])] * 2) for i in expected]
+    assert all(y.is_contiguous() for y in maps)
+    assert [key for key, p in backbone.named_parameters() if p.requires_grad and p.grad is None] == []
+    still = {key for key, p in backbone.model.named_parameters() if not p.requires_grad}
+    assert still and all(any(key.startswith(part) for part in frozen) for key in still)
+    others = {key for key in dict(backbone.model.named_parameters()) if key.split(".")[0] in frozen - {"features"}}
+    assert others <= still
+    modes = {key: module.training for key, module in backbone.model.named_modules()}
+    assert {modes[key.rpartition(".")[0]] for key in still if "." in key} == {False} and modes[""]
+
+
+def test_every_kind_of_timms_models_has_what_the_adaptor_calls():
+    """One model of each class that timm registers under a tiny name; they run in float32 on this machine."""
+    for name in timm.list_models("test_*", exclude_filters=backbones.list_models()):
+        backbone = build(name, out_indices=(-1,), with_cp=False).eval()
+        height, width = backbone.model.pretrained_cfg["input_size"][1:]
+        (y,) = backbone(torch.rand(1, 3, height, width))
+        assert y.shape[1] == backbone.out_channels[0], name
+
+
+def test_a_head_of_timms_is_told_from_the_body(tmp_path):
+    source = timm.create_model("resnet18", num_classes=5)
+    target = build("resnet18", out_indices=None, num_classes=7)
+    target.load_weights(save(tmp_path / "a.pth", source))
+    assert target.model.layer4[1].conv2.weight.equal(source.layer4[1].conv2.weight)
+    weights = source.state_dict()
+    del weights["layer3.0.conv1.weight"]
+    torch.save(weights, tmp_path / "b.pth")
+    with pytest.raises(ValueError, match="does not fit resnet18: 1 entries missing .*layer3.0.conv1.weight"):
+        target.load_weights(str(tmp_path / "b.pth"))
+
+
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +304,9 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
         (dict(model="test_litv2", out_indices=(0, 1), final_norm=True), "stage 3"),
         (dict(model="test_van", init_cfg=dict(type="Normal")), "only 'Pretrained'"),
         (dict(model="test_ptdit", out_indices=None), "gives no logits"),
+        (dict(model="caformer_s18", frozen_stages=1), "timm tells no stages of caformer_s18 apart: leave frozen"),
+        (dict(model="levit_128s", out_indices=(0, 3)), "stages 0 to 2"),
+        (dict(model="inception_v4", with_cp=True), "cannot recompute activations: leave with_cp=False"),
     ],
 )
 def test_mistakes_are_named(options, message):

@@ -131,3 +131,10 @@ def test_rates_that_make_no_sense_are_named(rate):
     with pytest.raises(ValueError, match=r"optimizer=dict\(lr=\.\.\.\)"):
         options.update(optimizer=dict(type="Adam"), paramwise_cfg=dict(layer_decay_rate=0.7))
         build_optim_wrapper(torch.nn.Linear(1, 1), options)
+
+
+def test_models_of_timm_have_rates_too():
+    """ResNets name no parameters that are not decayed."""
+    found = settings(network("mmpretrain", model="resnet18"))
+    assert found["backbone.model.fc.weight"] == (LR, DECAY)
+    assert found["backbone.model.conv1.weight"][0] < found["backbone.model.layer4.1.conv2.weight"][0] < LR

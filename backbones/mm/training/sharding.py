@@ -26,8 +26,8 @@ class ShardedRunner(Runner):
         for value in model.state_dict().values():
             broadcast(value)
         mesh = init_device_mesh(get_device(), (get_world_size(),))
-        for stage in model.backbone.model.stages:
-            for block in stage.blocks:
+        for stage in getattr(model.backbone.model, "stages", ()):  # other models of timm are sharded as a whole
+            for block in getattr(stage, "blocks", ()):
                 fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         model.register_state_dict_post_hook(lambda module, state, prefix, metadata: state.update(_whole(state)))
