@@ -20,6 +20,7 @@ from backbones.layers.linear import Linear, linear
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU
 from backbones.layers.modulation import BlockModulation, SharedModulation, modulate
 from backbones.layers.multi_head import MultiHeadAttention
+from backbones.layers.neighborhood import NeighborhoodAttention, Tiles, neighborhood_tiles, tile_attention
 from backbones.layers.patch_embed import PatchEmbed
 from backbones.layers.pos_embed import ConvPosEnc
 from backbones.layers.proxy_attention import ProxyTokenAttention
@@ -51,12 +52,14 @@ __all__ = [
     "Linear",
     "Mlp",
     "MultiHeadAttention",
+    "NeighborhoodAttention",
     "PatchEmbed",
     "ProxyTokenAttention",
     "SelfGuidedAttention",
     "SharedModulation",
     "SuperTokenAttention",
     "SwiGLU",
+    "Tiles",
     "TokenMerge",
     "WindowAttention",
     "WindowGrid",
@@ -72,6 +75,7 @@ __all__ = [
     "linear_of",
     "merge_heads",
     "modulate",
+    "neighborhood_tiles",
     "norm_of",
     "pad_to_multiple",
     "rotary_table",
@@ -80,6 +84,7 @@ __all__ = [
     "sincos",
     "sincos_grid",
     "split_heads",
+    "tile_attention",
     "to_nchw",
     "to_nhwc",
     "use_fast_kernels",

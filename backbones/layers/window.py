@@ -28,8 +28,8 @@ def crop(x: Tensor, H: int, W: int) -> Tensor:
 
     x: (B, H', W', ...) -> (B, H, W, ...)
     """
-    exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()
-    if exporting:  # whether a slice is the whole map would fix the size
+    compiling = False if torch.jit.is_scripting() else torch.compiler.is_compiling()
+    if compiling:  # whether a slice is the whole map would fix the size
         rows, columns = torch.arange(H, device=x.device), torch.arange(W, device=x.device)
         return x.index_select(1, rows).index_select(2, columns)
     return x[:, :H, :W]
