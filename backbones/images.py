@@ -16,9 +16,10 @@ anything else         refused: negative values, values above 65535, NaN
 ====================  =================================================================================================
 """
 
+import contextlib
 import glob
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
@@ -81,9 +82,18 @@ def read_image(source: str | os.PathLike | IO[bytes], orient: bool = True) -> Im
         OSError: If it is no image, or a truncated one.
         ValueError: If its values have no meaning as colours.
     """
-    with Image.open(source) as image:
+    with _open(source) as image:
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image) if orient else image)
+
+
+@contextlib.contextmanager
+def _open(source: str | os.PathLike | IO[bytes]) -> Iterator[Image.Image]:
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, (str, os.PathLike)):
+            # opened by its name, a TIFF would be mapped into memory, which scrambles rotated ones (seen with Pillow 13)
+            source = stack.enter_context(open(source, "rb"))
+        yield stack.enter_context(Image.open(source))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -122,7 +132,7 @@ def inspect_image(path: str | os.PathLike, orient: bool = True) -> ImageInfo:
     try:
         if os.path.getsize(path) == 0:
             raise ValueError("empty file")
-        with Image.open(path) as image:
+        with _open(path) as image:
             width, height = image.size
             image.draft("RGB", (1, 1))
             image.load()
@@ -132,7 +142,7 @@ def inspect_image(path: str | os.PathLike, orient: bool = True) -> ImageInfo:
             if image.format == "TIFF":  # Pillow orients it while it loads, and forgets the tag
                 width, height = image.size
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise ValueError(str(error).replace(f" {str(path)!r}", "") or type(error).__name__) from error
+        raise ValueError(str(error).partition(" <")[0] or type(error).__name__) from error
     return ImageInfo((height, width) if orient and orientation in (5, 6, 7, 8) else (width, height), orientation)
 
 

@@ -152,7 +152,7 @@ def test_every_orientation_of_a_photograph(tmp_path, orientation):
     with Image.open(path) as stored:
         stored.load()
         assert read_image(path) == ImageOps.exif_transpose(stored).convert("RGB")
-        assert read_image(path, orient=False) == stored
+        np.testing.assert_array_equal(read_image(path, orient=False), stored)
     assert inspect_image(path) == (read_image(path).size, orientation)
     assert inspect_image(path, orient=False).size == (64, 48)
 

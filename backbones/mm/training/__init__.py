@@ -15,6 +15,7 @@ from .hooks import (
     LearningCurveHook,
     RunStopped,
 )
+from .loading import LoadImage
 from .seeding import SeededDataset, SeededSampler, SeedHook
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "FlowLoss",
     "LatentImages",
     "LearningCurveHook",
+    "LoadImage",
     "RunStopped",
     "SampleGridHook",
     "SeedHook",

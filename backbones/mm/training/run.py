@@ -18,6 +18,7 @@ from torch import nn
 from backbones.configs import find_config
 from backbones.mm.backbone import ZooBackbone
 from backbones.mm.training.annotations import check_coco
+from backbones.mm.training.loading import use_load_image
 from backbones.mm.training.seeding import seed_dataloader
 from backbones.mm.training.sharding import ShardedRunner
 from backbones.weights import convert_state_dict, load_checkpoint
@@ -53,6 +54,8 @@ OTHER_CLASSES = {"rpn_head", "semantic_head", "data_preprocessor", "train_cfg", 
 def load_config(name: str | os.PathLike, options: dict[str, Any] | None = None) -> Config:
     """Read an OpenMMLab config, apply ``options`` (dotted keys) and import what it asks for.
 
+    Its pipelines read images with :class:`backbones.mm.training.loading.LoadImage`.
+
     Args:
         name: file or name of a shipped config, see :func:`backbones.configs.find_config`.
 
@@ -70,6 +73,7 @@ def load_config(name: str | os.PathLike, options: dict[str, Any] | None = None) 
         raise ValueError(f"{path} is no valid config: {error}") from error
     if options:
         cfg.merge_from_dict(options)
+    use_load_image(cfg)
     return cfg
 
 
