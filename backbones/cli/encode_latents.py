@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from backbones.diffusion import Autoencoder
-from backbones.images import find_bad_images, list_images
+from backbones.images import find_bad_images, is_hidden, list_images, read_image
 
 SPLITS = ("train", "val")
 
@@ -34,7 +33,7 @@ def find_classes(root: Path) -> dict[str, dict[str, list[str]]]:
     """
     files: dict[str, dict[str, list[str]]] = {}
     for split in SPLITS:
-        folders = sorted(p for p in (root / split).glob("*") if p.is_dir())
+        folders = sorted(p for p in (root / split).glob("*") if p.is_dir() and not is_hidden(p.name))
         if not folders:
             raise ValueError(f"no classes in {str(root / split)!r}: images are expected in {root}/{split}/<class>/")
         files[split] = {folder.name: list_images(folder) for folder in folders}
@@ -55,11 +54,7 @@ def read_batches(files: Sequence[str], size: int, batch_size: int) -> Iterator[T
         [Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)]
     )
     for start in range(0, len(files), batch_size):
-        images = []
-        for file in files[start : start + batch_size]:
-            with Image.open(file) as image:
-                images.append(transform(image.convert("RGB")))
-        yield torch.stack(images)
+        yield torch.stack([transform(read_image(file)) for file in files[start : start + batch_size]])
 
 
 def encode(autoencoder: Autoencoder, pixels: Tensor) -> np.ndarray:

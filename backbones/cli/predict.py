@@ -6,7 +6,7 @@
 A classifier's most probable classes are printed as a table. With the config of a detector or a segmentation model, each
 image is drawn into the folder pictures/, and a label map goes to maps/. predictions.json has all results,
 predictions.png the first pictures at a glance. Files that cannot be read are named and skipped; then the exit status
-is 1.
+is 1. predictions.json is complete after every batch, so that a run that stops leaves what it has found.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.cli.common import format_table
-from backbones.images import find_bad_images, list_images
+from backbones.images import find_bad_images, list_images, read_image
 
 ROWS = 48  # shown in the table and in the picture; the JSON file has all
 Predictor = Callable[[list[str]], Tensor]  # files -> probabilities (files, classes)
@@ -45,7 +45,7 @@ def load_timm(model: str, device: str) -> tuple[Predictor, list[str]]:
         names = ImageNetInfo(subset).label_descriptions()
 
     def predict(files: list[str]) -> Tensor:
-        batch = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
+        batch = torch.stack([transform(read_image(file)) for file in files])
         return net(batch.to(device)).softmax(-1)
 
     return predict, names
@@ -118,6 +118,43 @@ def run(predict: Predictor, files: Sequence[str], batch_size: int = 32) -> Tenso
     return torch.cat(scores)
 
 
+class Report:
+    """A JSON file of ``model``, ``predictions`` and ``skipped`` that is complete whenever something was added."""
+
+    def __init__(self, path: Path, model: str) -> None:
+        self.path = path
+        self.skipped: dict[str, str] = {}
+        self.file = path.open("w", encoding="utf-8")
+        self.end = self.file.write(f'{{"model": {json.dumps(model)},\n"predictions": [')
+        self.empty = True
+        self.add([])
+
+    def add(self, entries: Sequence[dict]) -> None:
+        """Append entries of images, in place of the file's last lines."""
+        text = "".join(f"{'' if self.empty and i == 0 else ','}\n{json.dumps(e)}" for i, e in enumerate(entries))
+        self.empty = self.empty and not entries
+        self.file.seek(self.end)
+        self.end += self.file.write(text)
+        self.file.write(f'\n],\n"skipped": {json.dumps(self.skipped)}}}\n')
+        self.file.flush()
+
+
+def readable(files: Sequence[str], batch_size: int, min_side: int, report: Report) -> Iterator[list[str]]:
+    """Batches of those files that can be read, with a progress bar; the others go to the report's ``skipped``."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(files), unit="image", disable=None) as bar:
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            bad = find_bad_images(batch, min_side)
+            if bad:
+                report.skipped.update(bad)
+                report.add([])
+            if good := [file for file in batch if file not in bad]:
+                yield good
+            bar.update(len(batch))
+
+
 def draw(
     files: Sequence[str | Path],
     titles: Sequence[str],
@@ -129,10 +166,7 @@ def draw(
     from matplotlib.figure import Figure
 
     files = files[:ROWS]
-    images = []
-    for file in files:
-        with Image.open(file) as image:
-            images.append(image.convert("RGB"))
+    images = [read_image(file) for file in files]
     width = 12.8 / columns  # inches
     height = width * max(image.height / image.width for image in images) if columns < 8 else width
     columns = min(columns, len(files))
@@ -148,9 +182,7 @@ def draw(
 
 def draw_sample(trained: Trained, file: str, sample: Any, path: str | Path, score_thr: float) -> None:
     """Draw boxes, masks or a segmentation over the image with the library's visualizer; truth, if any, on the left."""
-    import mmcv
-
-    image = mmcv.imread(file, channel_order="rgb")
+    image = np.array(read_image(file))
     options = {"pred_score_thr": score_thr} if "pred_instances" in sample else {}
     # MMDetection gives every sample instances of truth, without boxes if the image has no annotations
     options["draw_gt"] = "bboxes" in sample.get("gt_instances", ()) or "gt_sem_seg" in sample
@@ -171,7 +203,7 @@ def describe_sample(sample: Any, classes: Sequence[str], score_thr: float, map_p
             rle = encode(np.asfortranarray(mask.astype(np.uint8)))
             instance["mask"] = {"size": rle["size"], "counts": rle["counts"].decode()}
         return {"instances": instances}
-    labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+    labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8 if len(classes) <= 256 else np.uint16)
     map_path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels).save(map_path)
     numbers, counts = np.unique(labels, return_counts=True)
@@ -179,44 +211,50 @@ def describe_sample(sample: Any, classes: Sequence[str], score_thr: float, map_p
     return {"map": str(map_path), "shares": shares}
 
 
-def run_dense(trained: Trained, files: Sequence[str], out_dir: Path, score_thr: float) -> tuple[list[dict], list[Path]]:
-    """Predict, draw and describe images one by one, as their sizes may differ; entries of the report, and pictures."""
-    from tqdm import tqdm
-
-    entries, pictures = [], []
+def run_dense(trained: Trained, files: Sequence[str], out_dir: Path, score_thr: float, report: Report) -> None:
+    """Predict, draw and describe images one by one, as their sizes may differ."""
     root = Path(os.path.commonpath([Path(file).parent for file in files]))
-    for file in tqdm(files, unit="image", disable=None):
+    pictures, names = [], []
+    for (file,) in readable(files, 1, 1, report):
         name = f"{Path(file).relative_to(root)}.png"
         with torch.inference_mode():
             (sample,) = trained([file])
-        entries.append(
-            {"file": file, **describe_sample(sample, trained.meta["classes"], score_thr, out_dir / "maps" / name)}
-        )
-        pictures.append(out_dir / "pictures" / name)
-        pictures[-1].parent.mkdir(parents=True, exist_ok=True)
-        draw_sample(trained, file, sample, pictures[-1], score_thr)
-    return entries, pictures
+        content = describe_sample(sample, trained.meta["classes"], score_thr, out_dir / "maps" / name)
+        picture = out_dir / "pictures" / name
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw_sample(trained, file, sample, picture, score_thr)
+        report.add([{"file": file, **content}])
+        if len(pictures) < ROWS:
+            pictures.append(picture)
+            names.append(Path(file).name)
+    if pictures:
+        draw(pictures, names, out_dir / "predictions.png", columns=4)
 
 
 def run_classifier(
-    predict: Predictor, classes: Sequence[str], files: Sequence[str], out_dir: Path, topk: int, batch_size: int
-) -> list[dict]:
-    """Predict, print a table and draw it; entries of the report."""
-    scores = run(predict, files, batch_size)
-    classes = classes or [str(i) for i in range(scores.shape[1])]
-    k = min(topk, scores.shape[1])
-    values, indices = scores.topk(k)
-    entries = [
-        {"file": file, "top": [{"class": classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids)]}
-        for file, ps, ids in zip(files, values.tolist(), indices.tolist())
-    ]
-    cells = [[f"{t['class']} {t['probability']:.1%}" for t in entry["top"]] for entry in entries]
-    rows = [[file, *row] for file, row in zip(files[:ROWS], cells)]
-    print(format_table(["file", *(f"top-{i + 1}" for i in range(k))], rows))
-    if len(files) > ROWS:
-        print(f"... and {len(files) - ROWS} more in predictions.json")
-    draw(files, [row[0] for row in cells], out_dir / "predictions.png")
-    return entries
+    predict: Predictor, classes: Sequence[str], batches: Iterator[list[str]], out_dir: Path, topk: int, report: Report
+) -> None:
+    """Predict batch by batch, then print a table of the first images and draw it."""
+    rows: list[list[str]] = []
+    count = 0
+    for files in batches:
+        with torch.inference_mode():
+            scores = predict(files).float().cpu()
+        names = classes or [str(i) for i in range(scores.shape[1])]
+        values, indices = scores.topk(min(topk, scores.shape[1]))
+        entries = [
+            {"file": file, "top": [{"class": names[i], "probability": round(p, 6)} for p, i in zip(ps, ids)]}
+            for file, ps, ids in zip(files, values.tolist(), indices.tolist())
+        ]
+        report.add(entries)
+        count += len(entries)
+        for entry in entries[: max(ROWS - len(rows), 0)]:
+            rows.append([entry["file"], *(f"{t['class']} {t['probability']:.1%}" for t in entry["top"])])
+    if rows:
+        print(format_table(["file", *(f"top-{i}" for i in range(1, len(rows[0])))], rows))
+        if count > ROWS:
+            print(f"... and {count - ROWS} more in predictions.json")
+        draw([row[0] for row in rows], [row[1] for row in rows], out_dir / "predictions.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -240,9 +278,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = list_images(args.images)
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
-    # a config's pipeline may enlarge small scans; timm's preprocessing is for photographs
-    bad = find_bad_images(files, min_side=32 if args.model else 1)
-    files = [file for file in files if file not in bad]
     try:
         if args.model:
             predict, classes = load_timm(args.model, args.device)
@@ -255,20 +290,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.exit(f"error: cannot predict with {args.model or args.checkpoint}: {error}")
 
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    report, picture = args.out_dir / "predictions.json", args.out_dir / "predictions.png"
-    entries: list[dict] = []
-    if files and (args.model or trained.is_classifier):
-        entries = run_classifier(predict, classes, files, args.out_dir, args.topk, args.batch_size)
-    elif files:
-        entries, pictures = run_dense(trained, files, args.out_dir, args.score_thr)
-        draw(pictures, [Path(file).name for file in files], picture, columns=4)
-    content = {"model": args.model or args.config, "predictions": entries, "skipped": bad}
-    report.write_text(json.dumps(content, indent=1) + "\n")
-    if entries:
-        print(f"\n{picture}\n{report}")
-    for file, reason in bad.items():
+    report = Report(args.out_dir / "predictions.json", args.model or args.config)
+    if args.model or trained.is_classifier:
+        # a config's pipeline may enlarge small scans; timm's preprocessing is for photographs
+        batches = readable(files, args.batch_size, 32 if args.model else 1, report)
+        run_classifier(predict, classes, batches, args.out_dir, args.topk, report)
+    else:
+        run_dense(trained, files, args.out_dir, args.score_thr, report)
+    if not report.empty:
+        print(f"\n{args.out_dir / 'predictions.png'}\n{report.path}")
+    for file, reason in report.skipped.items():
         print(f"skipped {file}: {reason}", file=sys.stderr)
-    return 1 if bad else 0
+    return 1 if report.skipped else 0
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def images(tmp_path):
             for i in range(count):
                 pixels = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "images/train/.ipynb_checkpoints").mkdir()  # hidden folders are no classes
     return tmp_path / "images"
 
 

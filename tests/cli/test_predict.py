@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
 from PIL import Image
 
 import backbones
 from backbones.cli import predict
 from backbones.mm.training import run
+from backbones.mm.training.digits import read_scans
 
 ROOT = Path(__file__).resolve().parents[2]
 DETECTION = str(ROOT / "configs/litv2/detection/litv2-test_mask-rcnn-fpn_1xb8-400i_digits-256x192.py")
@@ -76,11 +79,8 @@ def test_probabilities_are_the_models(photos, checkpoint):
     model = timm.create_model("test_van", num_classes=10).eval()
     model.load_state_dict(backbones.weights.convert_state_dict(torch.load(checkpoint), model))
     for file, score in zip(predict.list_images(photos), scores):
-        import cv2  # MMPretrain's reader: its JPEG decoding differs from PIL's in the last bit
-        import numpy as np
-
-        image = Image.fromarray(cv2.imread(file)).resize((64, 64), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(image)[..., ::-1].copy()).permute(2, 0, 1)[None].float()
+        image = Image.open(file).resize((64, 64), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
         with torch.inference_mode():
             torch.testing.assert_close(model((pixels - 127.5) / 127.5).softmax(-1)[0], score)
 
@@ -135,6 +135,71 @@ def test_model_and_config_exclude_each_other(capsys):
         with pytest.raises(SystemExit):
             predict.main(["a.png", *arguments])
         assert "give either --model" in capsys.readouterr().err
+
+
+def odd_files(folder: Path, scan: Image.Image) -> None:
+    """One scan as files whose modes libraries read differently."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = np.asarray(scan)
+    Image.fromarray(values.astype(np.uint16) * 257).save(folder / "16-bit.png")
+    Image.fromarray(values.astype(np.int32)).save(folder / "32-bit.tif")
+    Image.fromarray(values.astype(np.float32) / 255).save(folder / "float.tif")
+    scan.rotate(90, expand=True).save(folder / "turned.png", exif=exif)
+    over_white = Image.merge("LA", (Image.new("L", scan.size, 0), scan.point(lambda v: 255 - v)))
+    Image.merge("LA", (scan, Image.new("L", scan.size, 255))).save(folder / "opaque.png")
+    over_white.save(folder / "transparent.png")
+    scan.save(folder / "plain.png")
+
+
+@pytest.mark.mm
+def test_one_image_has_one_answer(tmp_path):
+    """By a model's name and by config and checkpoint, and whatever the file's mode is."""
+    digits = ROOT / "backbones/weights/digits"
+    (tmp_path / "scans").mkdir()
+    odd_files(tmp_path / "scans", Image.fromarray(next(scan for _, scan, digit in read_scans()["val"] if digit == 7)))
+    by_name, _ = predict.load_timm("test_van.digits", "cpu")
+    by_config = predict.load_mm(str(digits / "config.py"), str(digits / "test_van.safetensors"), "cpu").probabilities
+    files = predict.list_images(tmp_path / "scans")
+    answers = [predict.run(predictor, files) for predictor in (by_name, by_config)]
+    torch.testing.assert_close(*answers, atol=1e-3, rtol=0)
+    for row in answers[0]:
+        torch.testing.assert_close(row, answers[0][0], atol=1e-3, rtol=0)
+    assert answers[0].argmax(1).tolist() == [7] * 7
+
+
+def test_results_are_kept_when_prediction_stops(photos, offline, tmp_path, monkeypatch):
+    load = predict.load_timm
+
+    def load_and_fail(*arguments):
+        predictor, names = load(*arguments)
+
+        def fail_at_the_last(files):
+            if files[0].endswith("2.jpg"):
+                raise RuntimeError("out of memory")
+            return predictor(files)
+
+        return fail_at_the_last, names
+
+    monkeypatch.setattr(predict, "load_timm", load_and_fail)
+    (photos / "0a.png").touch()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        predict.main([str(photos), "--model", "test_van", "--out-dir", str(tmp_path), "--batch-size", "1"])
+    report = json.loads((tmp_path / "predictions.json").read_text())
+    assert [Path(entry["file"]).name for entry in report["predictions"]] == ["0.jpg", "1.jpg"]
+    assert [Path(file).name for file in report["skipped"]] == ["0a.png"]
+
+
+@pytest.mark.mm
+@pytest.mark.parametrize(("classes", "mode"), [(256, "L"), (300, "I;16")])
+def test_label_maps_hold_every_class(tmp_path, classes, mode):
+    labels = torch.tensor([[[0, classes - 1]]])
+    sample = BaseDataElement(pred_sem_seg=BaseDataElement(data=labels))
+    names = [str(i) for i in range(classes)]
+    entry = predict.describe_sample(sample, names, 0.3, tmp_path / "a.png")
+    assert entry["shares"] == {"0": 0.5, names[-1]: 0.5}
+    with Image.open(tmp_path / "a.png") as written:
+        assert written.mode == mode and np.array(written).tolist() == labels[0].tolist()
 
 
 # Boxes, masks, segmentation -------------------------------------------------------------------------------------------
