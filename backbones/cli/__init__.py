@@ -1,7 +1,9 @@
 """The console script: ``backbones train``, ``backbones predict`` and so on; ``python -m backbones`` is the same."""
 
 import argparse
+import difflib
 import importlib
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -42,17 +44,15 @@ EXTRAS = {
 }
 
 
-def _run_script(words: Sequence[str]) -> int:
-    """Run ``SCRIPT.py ...`` or ``-m MODULE ...`` as Python does; the models are registered already."""
+def _run_script(words: list[str]) -> None:
+    """Run ``SCRIPT.py ...`` or ``-m MODULE ...`` as Python does, with its arguments and the modules beside it."""
     if words[0] == "-m":
-        if len(words) < 2:
-            sys.exit("error: -m needs the name of a module")
-        sys.argv = list(words[1:])
+        sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.argv = list(words)
+        sys.argv = words
+        sys.path.insert(0, os.path.dirname(os.path.abspath(words[0])))
         runpy.run_path(words[0], run_name="__main__")
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,19 +68,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"backbones {backbones.__version__}")
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words:
-        parser.print_help()
-        return 2
-    if words[0] == "-m" or words[0].endswith(".py"):
-        return _run_script(words)
-    if words[0] not in COMMANDS:
-        parser.parse_args(words[:1] if words[0].startswith("-") else [])
-        parser.error(f"no command {words[0]!r}: choose from {', '.join(COMMANDS)}")
+    if words and words[0].endswith(".py") or words[:1] == ["-m"] and len(words) > 1:
+        _run_script(words)
+        return 0
+    if not words or words[0] not in COMMANDS:
+        parser.parse_args([word for word in words[:1] if word.startswith("-")])  # --help and --version end here
+        near = difflib.get_close_matches(words[0] if words else "", COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        parser.error(f"no command {words[0]!r}; {hint}" if words else f"name a command; {hint}")
     try:
         status = importlib.import_module(COMMANDS[words[0]].module).main(words[1:])
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if not extra:
-            raise
-        sys.exit(f"error: backbones {words[0]} needs {error.name}: pip install 'efficient-backbones[{extra}]'")
+    except ImportError as error:
+        sys.exit(f"error: backbones {words[0]} needs {_remedy(error)}")
     return status if isinstance(status, int) else 0
+
+
+def _remedy(error: ImportError) -> str:
+    """What is missing and how to install it; raises the error again if that is not known."""
+    if "libGL" in str(error):  # OpenMMLab's packages ask for both builds of OpenCV, and the last one installed wins
+        return (
+            "OpenCV without a display here (libGL is missing): "
+            "pip install --force-reinstall --no-deps opencv-python-headless"
+        )
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS or sys.modules.get(package):  # it is there, and lacks something
+        raise error
+    return f"{package}: pip install 'efficient-backbones[{EXTRAS[package]}]'"
