@@ -30,6 +30,9 @@ COMMANDS = {
     "convert": Command("backbones.cli.convert", "convert published checkpoints, compare two"),
     "sample": Command("backbones.cli.sample", "draw with a generator"),
     "encode-latents": Command("backbones.cli.encode_latents", "encode images for training a generator"),
+    "operators": Command(
+        "backbones.mm.operators", "which of mmcv's operators are in use, those of this package or compiled ones"
+    ),
 }
 
 EPILOG = """backbones COMMAND --help says more. A path that ends in .py, or a module after -m, runs with the
