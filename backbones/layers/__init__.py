@@ -5,9 +5,12 @@ heads, d width of a head, ws side of a window, nW windows of an image. A feature
 which is the memory of a channels-last (B, C, H, W) tensor, so either view is free (``layout``).
 """
 
+from backbones.layers.adaptive_pool import adaptive_bins, adaptive_pool
 from backbones.layers.attention import attend, attend_heads, merge_heads, split_heads
+from backbones.layers.attentive_conv import AttentiveConv
 from backbones.layers.causal_rope import CausalRopeAttention
 from backbones.layers.channel_group import ChannelGroupAttention
+from backbones.layers.conv_glu import ConvGLU
 from backbones.layers.deformable import DeformableConv, DeformableMerging
 from backbones.layers.depthwise import DepthwiseConv
 from backbones.layers.halo import HaloAttention
@@ -35,10 +38,12 @@ from backbones.layers.window_attention import WindowAttention
 from backbones.layers.window_grid import WindowGrid, attention_bias, window_grid
 
 __all__ = [
+    "AttentiveConv",
     "BlockModulation",
     "CausalRopeAttention",
     "ChannelGroupAttention",
     "ClassifierHead",
+    "ConvGLU",
     "ConvMlp",
     "ConvPosEnc",
     "DeformableConv",
@@ -63,6 +68,8 @@ __all__ = [
     "TokenMerge",
     "WindowAttention",
     "WindowGrid",
+    "adaptive_bins",
+    "adaptive_pool",
     "attend",
     "attend_heads",
     "attention_bias",

@@ -18,6 +18,7 @@ class PatchEmbed(nn.Module):
         kernel_size: Side of the kernel, in pixels of the incoming map.
         stride: Pixels between outputs.
         padding: Zero padding of the convolution on each side.
+        bias: Whether the convolution has a bias.
         pad: Pad the incoming map with zeros at the bottom and right to a multiple of ``stride`` first.
         pre_norm: Module on the last dimension, before padding and convolution.
         post_norm: Module on the result; a BatchNorm2d gets the channels-first view.
@@ -30,6 +31,7 @@ class PatchEmbed(nn.Module):
         kernel_size: int,
         stride: int,
         padding: int = 0,
+        bias: bool = True,
         pad: bool = False,
         pre_norm: nn.Module | None = None,
         post_norm: nn.Module | None = None,
@@ -39,7 +41,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.multiple = stride if pad else 1
         self.pre_norm = nn.Identity() if pre_norm is None else pre_norm
-        self.proj = nn.Conv2d(in_chans, dim, kernel_size, stride, padding, device=device, dtype=dtype)
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size, stride, padding, bias=bias, device=device, dtype=dtype)
         self.channels_first_norm = isinstance(post_norm, nn.BatchNorm2d)
         self.norm = nn.Identity() if post_norm is None else post_norm
 

@@ -1,0 +1,34 @@
+"""Gated MLP with a depthwise convolution (Shi, "TransNeXt", arXiv:2311.17132, section 3.4)."""
+
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+from backbones.kernels import sequential, to_nchw, to_nhwc
+
+
+@register_notrace_module
+class ConvGLU(nn.Module):
+    """Linear -> two halves; the first goes through a depthwise 3x3 and GELU and multiplies the second; -> Linear.
+
+    x: (B, H, W, dim) -> (B, H, W, dim). Any H and W; the zero padding of the convolution tells the network positions.
+
+    Args:
+        dim: Channels.
+        hidden_dim: Width of a half.
+        norm: RMSNorm (eps 1e-6) before the last layer.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, norm: bool = False, device=None, dtype=None) -> None:
+        dd = {"device": device, "dtype": dtype}
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 2 * hidden_dim, **dd)
+        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim, **dd)
+        self.act = nn.GELU()
+        self.norm = nn.RMSNorm(hidden_dim, eps=1e-6, **dd) if norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden_dim, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The first half is re-laid: the convolution wants its pixels side by side."""
+        gate, x = sequential(x, self.fc1).chunk(2, dim=-1)
+        gate = sequential(gate.contiguous(), to_nchw, self.dwconv, to_nhwc, self.act)
+        return sequential(gate * x, self.norm, self.fc2)
