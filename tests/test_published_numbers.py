@@ -34,6 +34,10 @@ COUNTED = (
 
 # Models that nothing was published of, and models whose printed numbers are of another structure: name -> why.
 UNPUBLISHED = dict.fromkeys(("ptdit_b_class", "ptdit_l_class"), "the paper has class-conditional models of size S only")
+UNPUBLISHED |= dict.fromkeys(
+    ("attnet_xxs", "attnet_xs", "attnet_s", "attnet_t1", "attnet_t3", "attnet_t4"),
+    "the paper's tables were not at hand, its abstract has T2",
+)
 OTHER_STRUCTURE = dict.fromkeys(
     ("ptdit_b_text", "ptdit_l_text", "ptdit_h_text"),
     "the paper's counts fit no single structure, and only XL was released; these have the released structure",

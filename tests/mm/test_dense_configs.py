@@ -185,6 +185,7 @@ def test_docstring_tells_source_and_status(path):
 
 # One config a family and task, so that every method and every schedule is among them.
 STEPS = {
+    "attnet": ("mask-rcnn-fpn", "upernet"),
     "davit": ("retinanet-fpn_8xb2-ms-1x_coco", "upernet"),
     "halonet": ("mask-rcnn-fpn", "upernet"),
     "illama": ("mask-rcnn-sfp", "upernet"),

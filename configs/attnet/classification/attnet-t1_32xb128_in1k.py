@@ -1,0 +1,15 @@
+"""AttNet-T1, ImageNet-1K at 224.  Source: arXiv:2510.20092 and the authors' run file (paper: not at hand).
+Here: not trained.  Needs: 32 GPUs with 12 GB (estimate).
+Run: torchrun tools/train.py CONFIG --launcher pytorch, on as many nodes as have 32 GPUs, with this file as CONFIG"""
+
+_base_ = "./attnet-t2_32xb128_in1k.py"
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[4].erase_prob = 0.15
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
+model = dict(
+    backbone=dict(model="attnet_t1", drop_path_rate=0.1),
+    train_cfg=dict(augments=[dict(type="Mixup", alpha=0.6), dict(type="CutMix", alpha=1.0)]),
+)
+optim_wrapper = dict(optimizer=dict(weight_decay=0.025))

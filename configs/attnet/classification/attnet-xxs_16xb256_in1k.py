@@ -1,0 +1,15 @@
+"""AttNet-XXS, ImageNet-1K at 224.  Source: arXiv:2510.20092 and the authors' run file (paper: not at hand).
+Here: not trained.  Needs: 16 GPUs with 12 GB (estimate).
+Run: torchrun tools/train.py CONFIG --launcher pytorch, on as many nodes as have 16 GPUs, with this file as CONFIG"""
+
+_base_ = "./attnet-t2_32xb128_in1k.py"
+
+train_pipeline = _base_.train_pipeline
+del train_pipeline[3:5]  # neither RandAugment nor erasing
+train_dataloader = dict(batch_size=256, dataset=dict(pipeline=train_pipeline))
+
+model = dict(
+    backbone=dict(model="attnet_xxs", drop_path_rate=0.0),
+    train_cfg=dict(augments=[dict(type="Mixup", alpha=0.05), dict(type="CutMix", alpha=1.0)]),
+)
+optim_wrapper = dict(optimizer=dict(weight_decay=0.015))
