@@ -25,7 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "test_stvit": {"depths": (1, 0, 1, 0)},
 }
 EXCEPTIONS = {
-    ("test_attnet", "TorchScript"): "its layers are run by `sequential`",
+    ("test_attnet", "TorchScript"): "sequential runs its layers",
     ("test_ptdit", "torch.compile"): "a graph for each size, because it reckons with sides as Python's numbers",
     ("test_ptdit", "torch.export"): "a program for each size, for the same reason",
     ("test_ptdit", "TorchScript"): "its blocks share an object",

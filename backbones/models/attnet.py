@@ -77,26 +77,26 @@ class Block(nn.Module):
 class AttNet(PyramidBackbone):
     """AttNet: images (B, in_chans, H, W) -> logits (B, num_classes). Source: arXiv:2510.20092."""
 
-    # The training script evaluates the weights themselves, not their averages.
-    checkpoint_entries = ("state_dict", "model", "module", "model_ema", "state_dict_ema")
     checkpoint_layouts = {
         "official": (
-            (r"^downsample_layers\.0\.0\.0\.", "stem.conv1.proj."),
-            (r"^downsample_layers\.0\.0\.1\.", "stem.conv1.norm."),
-            (r"^downsample_layers\.0\.2\.0\.", "stem.conv2.proj."),
-            (r"^downsample_layers\.0\.2\.1\.", "stem.conv2.norm."),
-            (r"^downsample_layers\.(\d)\.0\.", r"stages.\1.downsample.proj."),
-            (r"^downsample_layers\.(\d)\.1\.", r"stages.\1.downsample.norm."),
-            (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
-            (r"\.channel_mixer\.norm_layer\.", ".mlp.norm."),
-            (r"\.channel_mixer\.", ".mlp."),
-            (r"\.layer_scale_(\d)\.", r".ls\1."),
-            (r"\.norm_(\d)\.", r".norm\1."),
-            (r"^head\.", "head.fc."),
-            (r"^norm\.", "head.norm."),
+            ("downsample_layers.0.0.0.", "stem.conv1.proj."),
+            ("downsample_layers.0.0.1.", "stem.conv1.norm."),
+            ("downsample_layers.0.2.0.", "stem.conv2.proj."),
+            ("downsample_layers.0.2.1.", "stem.conv2.norm."),
+            ("downsample_layers.{i}.0.", "stages.{i}.downsample.proj."),
+            ("downsample_layers.{i}.1.", "stages.{i}.downsample.norm."),
+            ("stages.{i}.{j}.", "stages.{i}.blocks.{j}."),
+            (".channel_mixer.norm_layer.", ".mlp.norm."),
+            (".channel_mixer.", ".mlp."),
+            (".layer_scale_{i}.", ".ls{i}."),
+            (".norm_{i}.", ".norm{i}."),
+            ("norm.", "head.norm."),
+            ("head.", "head.fc."),
         ),
     }
-    checkpoint_dims = {"official": {r"\.(kernel_proj|x_proj|proj|fc1|fc2)\.weight$": 4}}
+    checkpoint_dims = {
+        "official": dict.fromkeys((".kernel_proj.weight", ".x_proj.weight", ".proj.weight", ".fc{i}.weight"), 4)
+    }
 
     def build_stem(self, cfg: AttNetConfig, in_chans: int, **dd: Any) -> nn.Module:
         return Stem(in_chans, cfg.embed_dims[0], **dd)
