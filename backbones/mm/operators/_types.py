@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from functools import wraps
 
-import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_float32", "gradients", "widen", "without_autocast"]
+__all__ = ["as_computed", "gradients", "widen", "without_autocast"]
 
 
-def as_float32(value: float) -> float:
-    """The float32 nearest to a number, which is what compiled operators receive."""
-    return float(np.float32(value))
+def as_computed(value: float, dtype: torch.dtype) -> float:
+    """A threshold as numbers of this type meet it: 0.3 is the float32 nearest to it for overlaps in float32.
+
+    As a double it lies below, and boxes that overlap by just 0.3 would be above it.
+    """
+    return torch.tensor(value, dtype=dtype).item()
 
 
 def widen(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from ._types import as_float32, widen
+from ._types import as_computed, widen
 
 __all__ = ["bbox_overlaps", "nms", "nms_match", "softnms"]
 
@@ -16,11 +16,8 @@ __all__ = ["bbox_overlaps", "nms", "nms_match", "softnms"]
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
     """Indices of the boxes that no better box overlaps by more than ``iou_threshold``, best first: ``(K,)``, int64."""
     boxes, scores = widen(boxes, scores)
-    # IoU is computed in float32: 0.3 must mean the float32 nearest to it, or boxes of just that overlap fall
-    threshold = iou_threshold if boxes.dtype == torch.float64 else as_float32(iou_threshold)
-    order = scores.sort(descending=True, stable=True).indices
-    boxes = boxes[order] + boxes.new_tensor([0, 0, offset, offset])
-    return order[torchvision.ops.nms(boxes, scores[order], threshold)]
+    threshold = as_computed(iou_threshold, boxes.dtype)
+    return torchvision.ops.nms(boxes + boxes.new_tensor([0, 0, offset, offset]), scores, threshold)
 
 
 def softnms(
@@ -49,7 +46,7 @@ def softnms(
     """
     rows = torch.cat([*widen(boxes, scores[:, None])], dim=1)
     indices = torch.arange(len(rows))
-    threshold, i = as_float32(iou_threshold), 0
+    threshold, i = as_computed(iou_threshold, rows.dtype), 0
     while i < len(rows):
         best = i + int(rows[i:, 4].argmax())
         for items in (rows, indices):  # the swap decides which of several equal scores is next, hence not a sort
@@ -93,7 +90,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         One list of indices for each box kept, itself first, best first.
     """
     (dets,) = widen(dets)
-    threshold = as_float32(iou_threshold)
+    threshold = as_computed(iou_threshold, dets.dtype)
     order = dets[:, 4].sort(descending=True, stable=True).indices
     boxes = dets[order, :4]
     groups = []

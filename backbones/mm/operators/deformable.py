@@ -221,8 +221,6 @@ def modulated_deform_conv_forward(
     with_bias: bool,
 ) -> None:
     """Deformable convolution whose kernel points are multiplied by ``mask``, into ``output``."""
-    if not output.numel():
-        return
     input, weight, bias, offset, mask = widen(input, weight, bias, offset, mask)
     offset, mask = (_as_compiled_reads(x, output.shape[2:]) for x in (offset, mask))
     steps = ((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))
@@ -257,8 +255,6 @@ def modulated_deform_conv_backward(
     with_bias: bool,
 ) -> None:
     """Gradients for everything that learns, into the tensors named after it."""
-    if not grad_output.numel():
-        return
     grad, input, weight, offset, mask = widen(grad_output, input, weight, offset, mask)
     offset, mask = (_as_compiled_reads(x, grad.shape[2:]) for x in (offset, mask))
     steps = ((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))

@@ -14,7 +14,7 @@ __all__ = [
 ]
 
 
-def _of_class(weight: Tensor, target: Tensor) -> Tensor | float:
+def _of_class(weight: Tensor, target: Tensor) -> Tensor:
     """Class weights of targets; 1 for background (the last class plus one, or -1), and where there are none."""
     return torch.cat([weight, weight.new_ones(1)])[target] if weight.numel() else target.new_ones(len(target))
 

@@ -56,7 +56,8 @@ def roi_align_forward(
     """Mean (``pool_mode`` 1) or maximum (0) of bilinear samples in each bin of each region, into ``output``.
 
     Without ``aligned``, regions start half a pixel later and none is smaller than one pixel of the map, negative sizes
-    included. For the maximum, ``argmax_y`` and ``argmax_x`` receive the sample's place.
+    included. For the maximum, ``argmax_y`` and ``argmax_x`` receive the sample's row and column in its bin, where the
+    compiled one puts places on the map, which half types round.
 
     Raises:
         ValueError: a region on a CPU is not finite, names an image that is not there, or (aligned) has a negative size.
@@ -71,14 +72,13 @@ def roi_align_forward(
         output.copy_(torchvision.ops.roi_align(maps, rois, size, spatial_scale, sampling_ratio, aligned))
         return
     for k, (roi, start, bins) in enumerate(zip(rois, *_starts(rois, size, spatial_scale, aligned))):
-        y, x = _sample_places(start, bins, size, sampling_ratio)  # (bins, samples a bin)
-        samples = _sample(maps[int(roi[0])], y, x)  # (C, bins, samples a bin)
+        y, x = _sample_places(start, bins, size, sampling_ratio)
         if not y.numel():
             continue
-        best, index = samples.max(-1)
+        best, index = _sample(maps[int(roi[0])], y, x).flatten(2).max(-1)  # (C, bins)
         output[k] = best.view(output.shape[1:])
-        for places, argmax in ((y, argmax_y), (x, argmax_x)):
-            argmax[k] = places.expand_as(samples).gather(-1, index[..., None]).view(output.shape[1:])
+        argmax_y[k] = (index // x.shape[2]).view(output.shape[1:])
+        argmax_x[k] = (index % x.shape[2]).view(output.shape[1:])
 
 
 def roi_align_backward(
@@ -98,7 +98,7 @@ def roi_align_backward(
     if not grad_output.numel():
         return
     grad, rois = widen(grad_output, rois)
-    rois = rois.to(grad.dtype)
+    rois, size = rois.to(grad.dtype), (aligned_height, aligned_width)
     batch, channels, height, width = grad_input.shape
     if pool_mode == 1:
         # torchvision has no public name for it; through autograd of roi_align it would cost a forward pass more.
@@ -106,8 +106,7 @@ def roi_align_backward(
             grad,
             rois,
             spatial_scale,
-            aligned_height,
-            aligned_width,
+            *size,
             batch,
             channels,
             height,
@@ -118,10 +117,14 @@ def roi_align_backward(
         grad_input.copy_(result)
         return
     result = grad.new_zeros(batch, channels, height * width)
-    for k, image in enumerate(rois[:, 0].long().tolist()):
-        corners, weights = _corners(argmax_y[k].flatten(1), argmax_x[k].flatten(1), height, width)  # (4, C, bins)
-        for corner, weight in zip(corners, weights):
-            result[image].scatter_add_(1, corner, weight * grad[k].flatten(1))
+    for k, (roi, start, bins) in enumerate(zip(rois, *_starts(rois, size, spatial_scale, aligned))):
+        y, x = _sample_places(start, bins, size, sampling_ratio)
+        if not y.numel():
+            continue
+        index = (argmax_y[k].long() * x.shape[2] + argmax_x[k].long()).flatten(1)[..., None]  # (C, bins, 1)
+        places = [axis.flatten(1).expand(channels, -1, -1).gather(2, index)[..., 0] for axis in (y, x)]
+        for corner, weight in zip(*_corners(places[0], places[1], height, width)):
+            result[int(roi[0])].scatter_add_(1, corner, weight * grad[k].flatten(1))
     grad_input.copy_(result.view(grad_input.shape))
 
 
@@ -135,7 +138,7 @@ def _starts(rois: Tensor, size: tuple[int, int], scale: float, aligned: bool) ->
 
 
 def _sample_places(start: Tensor, bins: Tensor, size: tuple[int, int], ratio: int) -> tuple[Tensor, Tensor]:
-    """Rows and columns of one region's samples, ``(height * width, samples a bin)`` each."""
+    """Rows and columns of one region's samples, ``(height * width, samples down a bin, samples across)`` each."""
     places = []
     for axis, count in ((1, size[0]), (0, size[1])):
         grid = ratio if ratio > 0 else math.ceil(bins[axis])
@@ -144,8 +147,7 @@ def _sample_places(start: Tensor, bins: Tensor, size: tuple[int, int], ratio: in
         places.append(start[axis] + index + within)  # (count, grid)
     y, x = places
     shape = (len(y), len(x), y.shape[1], x.shape[1])
-    flat = (shape[0] * shape[1], shape[2] * shape[3])
-    return y[:, None, :, None].expand(shape).reshape(flat), x[None, :, None, :].expand(shape).reshape(flat)
+    return y[:, None, :, None].expand(shape).flatten(0, 1), x[None, :, None, :].expand(shape).flatten(0, 1)
 
 
 def _corners(y: Tensor, x: Tensor, height: int, width: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -227,9 +229,9 @@ def _deform_roi_pool(
         y, x = _sample_places(start, bins, size, ratio)
         if offset.numel():
             move_x, move_y = (gamma * bins * bins.new_tensor(size[::-1]))[:, None] * offset[k].flatten(1)
-            y, x = y + move_y[:, None], x + move_x[:, None]
-        samples = _sample(maps[int(roi[0])], y, x)
-        pooled.append((samples.sum(-1) / max(y.shape[1], 1)).view(-1, *size))
+            y, x = y + move_y[:, None, None], x + move_x[:, None, None]
+        samples = _sample(maps[int(roi[0])], y, x).flatten(2)  # (C, bins, samples a bin)
+        pooled.append((samples.sum(-1) / max(samples.shape[2], 1)).view(-1, *size))
     return torch.stack(pooled)
 
 
