@@ -341,14 +341,13 @@ def build_detector(config: str, changes: dict) -> torch.nn.Module:
     """A detector of MMDetection's configs, made small, every parameter drawn by its name."""
     import mmdet
     import mmdet.models  # noqa: F401
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
     from mmengine.config import Config, ConfigDict
+    from mmengine.registry import MODELS, DefaultScope
 
-    register_all_modules()
     model = Config.fromfile(Path(mmdet.__file__).parent / ".mim/configs" / config).model.to_dict()
     _merge(model, changes)
-    detector = MODELS.build(ConfigDict(model))
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        detector = MODELS.build(ConfigDict(model))
     with torch.no_grad():
         for name, parameter in detector.named_parameters():
             rng = np.random.default_rng(crc32(name.encode()))
@@ -360,10 +359,12 @@ def build_detector(config: str, changes: dict) -> torch.nn.Module:
     return detector
 
 
-def detector_data(device: str = "cpu") -> dict:
+def detector_data(device: str = "cpu", images: int = 2) -> dict:
+    """Noise with boxes and masks, as MMDetection's own tests have it."""
     from mmdet.testing import demo_mm_inputs
 
-    return demo_mm_inputs(2, (3, 96, 128), num_items=[3, 2], num_classes=8, with_mask=True, device=device)
+    items = [3, 2][:images]
+    return demo_mm_inputs(images, (3, 96, 128), num_items=items, num_classes=8, with_mask=True, device=device)
 
 
 def run_model(name: str, device: str = "cpu") -> Results:

@@ -1,5 +1,7 @@
 """Deformable convolution, with and without modulation, and multi-scale deformable attention."""
 
+from functools import partial
+
 import torch
 import torchvision
 from torch import Tensor
@@ -293,7 +295,8 @@ def ms_deform_attn_forward(
         im2col_step: images at once in the compiled one.
     """
     tensors = widen(value, sampling_locations, attention_weights)
-    return _attend(*tensors, value_spatial_shapes).to(value.dtype)
+    attend = partial(_attend, shapes=value_spatial_shapes)
+    return attend(*tensors).to(value.dtype)
 
 
 @without_autocast
@@ -311,6 +314,6 @@ def ms_deform_attn_backward(
 ) -> None:
     """Gradients for values, locations and weights, into the tensors named after them."""
     grad, *tensors = widen(grad_output, value, sampling_locations, attention_weights)
-    results = gradients(lambda *x: _attend(*x, value_spatial_shapes), grad, *tensors)
+    results = gradients(partial(_attend, shapes=value_spatial_shapes), grad, *tensors)
     for target, result in zip((grad_value, grad_sampling_loc, grad_attn_weight), results):
         target.copy_(result)

@@ -1,5 +1,7 @@
 """Operators over whole maps: masked convolution, CARAFE, PSANet's mask, synchronised batch norm."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -53,7 +55,7 @@ def masked_col2im_forward(
     output[0][:, mask_h_idx, mask_w_idx] = data_col.to(output.dtype)
 
 
-def _carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int, scale_factor: int) -> Tensor:
+def _carafe(features: Tensor, masks: Tensor, kernel_size: int, group_size: int) -> Tensor:
     """Upsample by sums over a neighbourhood, weights ``(B, groups * kernel_size^2, s * H, s * W)``."""
     height, width = features.shape[2:]
     patches = F.unfold(features, kernel_size, padding=kernel_size // 2)
@@ -67,7 +69,8 @@ def carafe_naive_forward(
     features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int, scale_factor: int
 ) -> None:
     """CARAFE, into ``output``."""
-    output.copy_(_carafe(*widen(features, masks), kernel_size, group_size, scale_factor))
+    carafe = partial(_carafe, kernel_size=kernel_size, group_size=group_size)
+    output.copy_(carafe(*widen(features, masks)))
 
 
 @without_autocast
@@ -83,7 +86,7 @@ def carafe_naive_backward(
 ) -> None:
     """Gradients for features and masks, into ``grad_input`` and ``grad_masks``."""
     tensors = widen(grad_output, features, masks)
-    results = gradients(lambda x, w: _carafe(x, w, kernel_size, group_size, scale_factor), *tensors)
+    results = gradients(partial(_carafe, kernel_size=kernel_size, group_size=group_size), *tensors)
     grad_input.copy_(results[0])
     grad_masks.copy_(results[1])
 

@@ -5,6 +5,7 @@ results ``(K, C, height, width)``.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torchvision
@@ -189,8 +190,8 @@ def deform_roi_pool_forward(
     """
     _check(rois, len(input), aligned=True)
     if output.numel():
-        options = (rois, (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
-        output.copy_(_deform_roi_pool(*widen(input, offset), *options))
+        pool = _deform_roi_pool_of(rois, (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+        output.copy_(pool(*widen(input, offset)))
 
 
 def deform_roi_pool_backward(
@@ -212,27 +213,31 @@ def deform_roi_pool_backward(
     """
     if not grad_output.numel():
         return
-    options = (rois, (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
-    grad, maps, offset = widen(grad_output, input, offset)
-    inputs = (maps, offset) if offset.numel() else (maps,)
-    results = gradients(lambda maps, offset=offset: _deform_roi_pool(maps, offset, *options), grad, *inputs)
+    pool = _deform_roi_pool_of(rois, (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
+    grad, *inputs = widen(grad_output, input, *([offset] if offset.numel() else []))
+    results = gradients(pool, grad, *inputs)
     for target, result in zip((grad_input, grad_offset), results):
         target.copy_(result)
 
 
-def _deform_roi_pool(
-    maps: Tensor, offset: Tensor, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, gamma: float
-) -> Tensor:
-    rois = rois.to(maps.dtype)
-    pooled = []
-    for k, (roi, start, bins) in enumerate(zip(rois, *_starts(rois, size, scale, aligned=True))):
-        y, x = _sample_places(start, bins, size, ratio)
-        if offset.numel():
-            move_x, move_y = (gamma * bins * bins.new_tensor(size[::-1]))[:, None] * offset[k].flatten(1)
-            y, x = y + move_y[:, None, None], x + move_x[:, None, None]
-        samples = _sample(maps[int(roi[0])], y, x).flatten(2)  # (C, bins, samples a bin)
-        pooled.append((samples.sum(-1) / max(samples.shape[2], 1)).view(-1, *size))
-    return torch.stack(pooled)
+def _deform_roi_pool_of(
+    rois: Tensor, size: tuple[int, int], scale: float, ratio: int, gamma: float
+) -> Callable[..., Tensor]:
+    """Deformable RoIPool of these regions, as a function of maps and offsets."""
+
+    def pool(maps: Tensor, offset: Tensor | None = None) -> Tensor:
+        pooled = []
+        boxes = rois.to(maps.dtype)
+        for k, (image, start, bins) in enumerate(zip(rois[:, 0].long(), *_starts(boxes, size, scale, aligned=True))):
+            y, x = _sample_places(start, bins, size, ratio)
+            if offset is not None and offset.numel():
+                move_x, move_y = (gamma * bins * bins.new_tensor(size[::-1]))[:, None] * offset[k].flatten(1)
+                y, x = y + move_y[:, None, None], x + move_x[:, None, None]
+            samples = _sample(maps[image], y, x).flatten(2)  # (C, bins, samples a bin)
+            pooled.append((samples.sum(-1) / max(samples.shape[2], 1)).view(-1, *size))
+        return torch.stack(pooled)
+
+    return pool
 
 
 def roi_pool_forward(
