@@ -25,10 +25,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "test_stvit": {"depths": (1, 0, 1, 0)},
 }
 EXCEPTIONS = {
-    ("test_attnet", "TorchScript"): "sequential runs its layers",
     ("test_ptdit", "torch.compile"): "a graph for each size, because it reckons with sides as Python's numbers",
     ("test_ptdit", "torch.export"): "a program for each size, for the same reason",
-    ("test_ptdit", "TorchScript"): "its blocks share an object",
     ("test_ptdit", "FX"): "its masks are tables of the size",
 }
 
@@ -44,10 +42,6 @@ def exported(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     return torch.export.export(model, (x,), dynamic_shapes=(sides,), strict=False).module()
 
 
-def scripted(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
-    return torch.jit.script(model)
-
-
 def traced_by_fx(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     graph = create_feature_extractor(model, ["head.fc"])
     return lambda x: graph(x)["head.fc"]
@@ -56,7 +50,6 @@ def traced_by_fx(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
 KINDS = {
     "torch.compile": compiled,
     "torch.export": exported,
-    "TorchScript": scripted,
     "FX": traced_by_fx,
 }
 SLOW = ("torch.compile", "torch.export")

@@ -1,7 +1,11 @@
 """What every model owes its users, for all that are registered: a new family is tested by being there."""
 
 import copy
+import dataclasses
+import importlib
+import inspect
 import io
+import logging
 import math
 import subprocess
 import sys
@@ -17,6 +21,8 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.layers import set_fast_kernels
+from backbones.models import _registry
+from backbones.models._pyramid import image_to_map
 
 ALL = backbones.list_models()
 CLASSIFIERS = backbones.list_models(task="classification")
@@ -141,6 +147,46 @@ def test_features_only_is_what_it_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
+def test_features_are_checkpointed_like_timms(name: str) -> None:
+    grads = []
+    for enable in (False, True):
+        model = tiny(name, features_only=True, out_indices=(0, 1)).train()
+        model.set_grad_checkpointing(enable)
+        assert all(stage.grad_checkpointing is enable for stage in model.model.stages)
+        sum(y.square().sum() for y in model(images())).backward()
+        grads.append({key: p.grad for key, p in model.named_parameters()})
+    for key, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][key], grad)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_dynamic_img_size_is_taken_by_all(name: str) -> None:
+    """Tools pass it to every name with "vit" in it."""
+    assert backbones.create_model(name, device="meta", dynamic_img_size=True) is not None
+
+
+@pytest.mark.parametrize("name", backbones.list_models("test_*"))
+def test_a_model_made_without_memory_becomes_usable(name: str) -> None:
+    state = torch.get_rng_state()
+    model = backbones.create_model(name, device="meta")
+    model.init_weights()
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.fill_(float("nan") if value.is_floating_point() else -1)
+    model.init_weights()
+    made = backbones.create_model(name)
+    for (key, value), wanted in zip(model.state_dict().items(), made.state_dict().values(), strict=True):
+        assert value.isfinite().all(), key
+        constant = (wanted == wanted.flatten()[0]).all() if wanted.numel() else True
+        if constant or key in dict(made.named_buffers()):
+            torch.testing.assert_close(value, wanted, msg=key)
+        else:
+            assert 0.5 < (value.std() / wanted.std()).item() < 2, key
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_reset_classifier(name: str) -> None:
     model = tiny(name).eval()
     model.reset_classifier(5)
@@ -180,6 +226,14 @@ def test_memory_format_of_the_image_does_not_matter(name: str) -> None:
     model = tiny(name).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(images().to(memory_format=torch.channels_last)), model(images()))
+
+
+def test_an_image_becomes_a_map_under_any_transform() -> None:
+    x = images()
+    for y in (x, x.to(memory_format=torch.channels_last), x[:, :, ::2]):
+        assert image_to_map(y, 3).is_contiguous() and torch.equal(image_to_map(y, 3), y.permute(0, 2, 3, 1))
+    mapped = torch.func.vmap(lambda image: image_to_map(image[None], 3)[0])(x)
+    assert torch.equal(mapped, x.permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -262,6 +316,74 @@ def test_unknown_models_are_refused_with_near_names() -> None:
             backbones.create_model(wrong)
     with pytest.raises(ValueError, match="ours are .*van_b0"):
         backbones.create_model("qqqqqqqqqq")
+
+
+def test_a_model_of_timms_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        backbones.create_model("davit_tiny", device="meta")
+    assert "davit_tiny is timm's model; this package's is davit_tiny_window7_224" in caplog.text
+    with pytest.raises(ValueError, match=r"did you mean .*davit_tiny \(timm's\)"):
+        backbones.create_model("davit_tinny")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        backbones.create_model("resnet18", device="meta")
+        backbones.create_model("test_davit", device="meta")
+    assert not caplog.text
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_entry_points_can_be_imported_and_say_what_they_take(name: str) -> None:
+    model_cls = _registry._variants[name]
+    module = importlib.import_module(model_cls.__module__)
+    entry = getattr(module, name)  # where it is missing: name what register_variants returns, in the order of VARIANTS
+    assert entry is timm.models.model_entrypoint(name) and entry.__name__ == name in module.__all__
+    config = module.VARIANTS[name]
+    taken = inspect.signature(entry).parameters
+    assert taken["pretrained"].default is False and "num_classes" in taken
+    assert {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}.items() <= {
+        key: parameter.default for key, parameter in taken.items()
+    }.items()
+    assert isinstance(entry(device="meta"), model_cls)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_classes_and_configs_are_exported(family: str) -> None:
+    module = importlib.import_module(f"backbones.models.{family}")
+    for config in {type(cfg).__name__ for cfg in module.VARIANTS.values()}:
+        assert config in module.__all__ and getattr(backbones.models, config) is getattr(module, config)
+    for model_cls in {_registry._variants[name].__name__ for name in module.VARIANTS}:
+        assert model_cls in module.__all__ and getattr(backbones.models, model_cls) is getattr(module, model_cls)
+
+
+def test_parameters_are_timms() -> None:
+    ours, theirs = (inspect.signature(m.list_models).parameters for m in (backbones, timm))
+    assert [(p.name, p.default) for p in ours.values()] == [
+        *((p.name, p.default) for p in theirs.values()),
+        ("task", None),
+    ]
+    ours, theirs = (inspect.signature(m.create_model).parameters for m in (backbones, timm))
+    assert all(p.default == theirs[name].default for name, p in ours.items())
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"filter": ["van_*", "test_*"], "exclude_filters": "*b0"},
+        {"module": "van"},
+        {"module": ["davit", "litv2"], "filter": "*tiny*"},
+        {"pretrained": True},
+        {"filter": "illama_base", "include_tags": True},
+        {"name_matches_cfg": True, "exclude_filters": ["*_b*"]},
+    ],
+    ids=str,
+)
+def test_lists_as_timm_does(query: dict[str, Any]) -> None:
+    found = backbones.list_models(**query)
+    assert found and found == [name for name in timm.list_models(**query) if name.split(".")[0] in ALL]
 
 
 # Importing -----------------------------------------------------------------------------------------------------------

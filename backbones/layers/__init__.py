@@ -10,6 +10,7 @@ from backbones.layers.attention import attend, attend_heads, merge_heads, split_
 from backbones.layers.attentive_conv import AttentiveConv
 from backbones.layers.causal_rope import CausalRopeAttention
 from backbones.layers.channel_group import ChannelGroupAttention
+from backbones.layers.conditions import TextEmbed, TimeEmbed, class_labels, text_bias
 from backbones.layers.conv_glu import ConvGLU
 from backbones.layers.deformable import DeformableConv, DeformableMerging
 from backbones.layers.depthwise import DepthwiseConv
@@ -18,6 +19,7 @@ from backbones.layers.head import ClassifierHead
 from backbones.layers.hilo import HiLoAttention
 from backbones.layers.kernels import set_fast_kernels, use_fast_kernels
 from backbones.layers.large_kernel import LargeKernelAttention
+from backbones.layers.latent_embed import LatentEmbed
 from backbones.layers.layout import to_nchw, to_nhwc
 from backbones.layers.linear import Linear, linear
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU
@@ -53,6 +55,7 @@ __all__ = [
     "HiLoAttention",
     "HybridAttention",
     "LargeKernelAttention",
+    "LatentEmbed",
     "LePEAttention",
     "Linear",
     "Mlp",
@@ -65,6 +68,8 @@ __all__ = [
     "SuperTokenAttention",
     "SwiGLU",
     "Tiles",
+    "TextEmbed",
+    "TimeEmbed",
     "TokenMerge",
     "WindowAttention",
     "WindowGrid",
@@ -73,6 +78,7 @@ __all__ = [
     "attend",
     "attend_heads",
     "attention_bias",
+    "class_labels",
     "chain",
     "gelu_of",
     "halo_partition",
@@ -92,6 +98,7 @@ __all__ = [
     "sincos_grid",
     "split_heads",
     "tile_attention",
+    "text_bias",
     "to_nchw",
     "to_nhwc",
     "use_fast_kernels",

@@ -1,18 +1,35 @@
 """One file a family; importing this package registers every variant with timm."""
 
-from backbones.models import attnet, davit, halonet, illama, litv2, ptdit, sgformer, stvit, van
 from backbones.models._registry import create_model, list_models
+from backbones.models.attnet import AttNet, AttNetConfig
+from backbones.models.davit import DaViT, DaViTConfig
+from backbones.models.halonet import HaloNet, HaloNetConfig
+from backbones.models.illama import ILLaMA, ILLaMAConfig
+from backbones.models.litv2 import LITv2, LITv2Config
+from backbones.models.ptdit import PTDiT, PTDiTConfig
+from backbones.models.sgformer import SGFormer, SGFormerConfig
+from backbones.models.stvit import STViT, STViTConfig
+from backbones.models.van import VAN, VANConfig
 
 __all__ = [
+    "AttNet",
+    "AttNetConfig",
+    "DaViT",
+    "DaViTConfig",
+    "HaloNet",
+    "HaloNetConfig",
+    "ILLaMA",
+    "ILLaMAConfig",
+    "LITv2",
+    "LITv2Config",
+    "PTDiT",
+    "PTDiTConfig",
+    "SGFormer",
+    "SGFormerConfig",
+    "STViT",
+    "STViTConfig",
+    "VAN",
+    "VANConfig",
     "create_model",
     "list_models",
-    "attnet",
-    "davit",
-    "halonet",
-    "illama",
-    "litv2",
-    "ptdit",
-    "sgformer",
-    "stvit",
-    "van",
 ]

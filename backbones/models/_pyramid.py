@@ -1,28 +1,16 @@
-"""What every family shares: timm's model contract, written once, and the registration of variants as data."""
+"""What every family of images shares: timm's model contract, written once."""
 
-import dataclasses
-import difflib
-import inspect
-import sys
-from collections.abc import Mapping
 from typing import Any
 
-import timm
-import torch
 from timm.layers import calculate_drop_path_rates, get_device_dtype, register_notrace_function, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint_seq, register_model
+from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size as update_model_input_size  # for families with position tables
 from torch import Tensor, nn
 
-from backbones.layers import ClassifierHead, to_nchw, to_nhwc
-from backbones.weights import Layout, convert_state_dict
-from backbones.weights.convert import ENTRIES
-from backbones.weights.pretrained import pretrained_overlay
-
-MIN_IMAGE_SIZE = 32
-
-_variants: dict[str, Any] = {}  # registered name -> model class
+from backbones.kernels import to_nchw, to_nhwc
+from backbones.layers import ClassifierHead
+from backbones.models._backbone import Backbone, check_output_fmt
 
 
 @register_notrace_function
@@ -38,7 +26,7 @@ def image_to_map(x: Tensor, in_chans: int) -> Tensor:
         raise ValueError(f"expected images of shape (B, {in_chans}, H, W), got {list(x.shape)}")
     if x.shape[2] < 32 or x.shape[3] < 32:
         raise ValueError(f"images need at least 32 x 32 pixels, got {x.shape[2]} x {x.shape[3]}: resize them first")
-    return to_nhwc(x.contiguous(memory_format=torch.channels_last))
+    return to_nhwc(x).contiguous()
 
 
 class Stage(nn.Module):
@@ -59,14 +47,14 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing:
             x = checkpoint_seq(self.blocks, x)
         else:
             x = self.blocks(x)
         return self.norm(x)
 
 
-class PyramidBackbone(nn.Module):
+class PyramidBackbone(Backbone):
     """stem -> stages[i] (downsample, blocks, norm) -> norm -> head, with the whole of timm's contract.
 
     A family gives a config dataclass with at least ``embed_dims`` and ``depths``, and the ``build_*`` methods. Images
@@ -85,10 +73,6 @@ class PyramidBackbone(nn.Module):
     output_fmt = "NHWC"  # of forward_features
     strides: tuple[int, ...] = (4, 2, 2, 2)  # of the stem with stage 0, then of each stage's downsampling
     default_out_indices: int | None = None  # of features_only: the last so many, all stages if None
-
-    checkpoint_layouts: Mapping[str, Layout] = {}  # see ``backbones.weights.layouts``
-    checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
-    checkpoint_entries: tuple[str, ...] = ENTRIES
 
     def __init__(
         self,
@@ -133,7 +117,7 @@ class PyramidBackbone(nn.Module):
         """Module from the image as a map (B, H, W, in_chans) to the input of stage 0."""
         raise NotImplementedError
 
-    def build_stage(self, cfg: Any, index: int, drop_paths: list[float], **dd: Any) -> Stage:
+    def build_stage(self, cfg: Any, index: int, drop_paths: list[float], **dd: Any) -> nn.Module:
         """Stage ``index``; ``drop_paths`` holds the rate of each of its blocks."""
         raise NotImplementedError
 
@@ -146,33 +130,14 @@ class PyramidBackbone(nn.Module):
         return ClassifierHead(cfg.embed_dims[-1], num_classes, **kwargs)
 
     def init_module(self, module: nn.Module) -> None:
-        """Initialise one module as the family's authors did; called for every module."""
+        """Linear layers: truncated normal, std 0.02, as most of the families' authors did."""
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    @torch.jit.ignore
-    def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resize entries that depend on image size to the model's; called on a checkpoint already in its names."""
-        return state_dict
-
     # timm's contract, in timm's order --------------------------------------------------------------------------------
 
-    @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Draw fresh weights (also of buffers and of layers that PyTorch initialises itself)."""
-        for module in self.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        self.apply(self.init_module)
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are not decayed, beyond norms and biases."""
-        return set()
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that order the parameters from the image to the head, for layer-wise decay."""
         return {
@@ -187,13 +152,6 @@ class PyramidBackbone(nn.Module):
             ],
         }
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute blocks in the backward pass instead of keeping their activations."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
-
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The linear classifier."""
         return self.head.fc
@@ -224,8 +182,7 @@ class PyramidBackbone(nn.Module):
             output_fmt: "NCHW" for (B, C, H, W) views, or "NHWC".
             intermediates_only: Return the list alone, otherwise (final map (B, H, W, C), list).
         """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt is '{output_fmt}', neither 'NCHW' nor 'NHWC'")
+        check_output_fmt(output_fmt, ("NCHW", "NHWC"))
         take_indices, max_index = feature_take_indices(len(self.stages), indices)
         last = len(self.stages) - 1
         intermediates = []
@@ -246,7 +203,6 @@ class PyramidBackbone(nn.Module):
             return intermediates
         return x, intermediates
 
-    @torch.jit.ignore
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
@@ -274,74 +230,3 @@ class PyramidBackbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
-
-
-# Variants ------------------------------------------------------------------------------------------------------------
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """What timm calls on a published checkpoint before loading it."""
-    return convert_state_dict(state_dict, model, strict=False)
-
-
-def _check_options(name: str, options: set[str], given: Mapping[str, Any]) -> None:
-    for key in given:
-        if key not in options:
-            near = difflib.get_close_matches(key, options, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise TypeError(f"{name} has no option {key!r}; {hint}its options are {', '.join(sorted(options))}")
-
-
-def create_variant(
-    model_cls: type[nn.Module], cfg: Any, name: str, pretrained: bool = False, **kwargs: Any
-) -> nn.Module:
-    """Build a variant for timm: keywords that are fields of the config override it, the rest go to the model.
-
-    Raises:
-        TypeError: If a keyword is neither, with the nearest name.
-    """
-    fields = {field.name for field in dataclasses.fields(cfg)}
-    options = fields | set(inspect.signature(model_cls.__init__).parameters) - {"self", "cfg"}
-
-    def build(**model_kwargs: Any) -> nn.Module:
-        _check_options(name, options, model_kwargs)
-        overrides = {key: model_kwargs.pop(key) for key in fields & model_kwargs.keys()}
-        return model_cls(dataclasses.replace(cfg, **overrides), **model_kwargs)
-
-    # timm's default feature wrapper would hand out (B, H, W, C) maps, which an FPN misreads.
-    out_indices = getattr(model_cls, "default_out_indices", None) or tuple(range(len(cfg.depths)))
-    feature_cfg = {"out_indices": out_indices, "feature_cls": "getter"}
-    if pretrained:
-        source = (kwargs.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"))
-        kwargs["pretrained_cfg_overlay"] = pretrained_overlay(model_cls, name, *source)
-    model = build_model_with_cfg(
-        build, name, pretrained, pretrained_filter_fn=checkpoint_filter_fn, feature_cfg=feature_cfg, **kwargs
-    )
-    model.pretrained_cfg.pop("state_dict", None)  # a file's weights, which the model has now
-    return model
-
-
-def register_variants(model_cls: type[nn.Module], variants: Mapping[str, Any]) -> None:
-    """Register every row of a family's table with timm, as an entry point in the family's module.
-
-    The module must have defined ``default_cfgs`` before.
-
-    Raises:
-        ValueError: If timm already has a model of that name.
-    """
-    module = sys.modules[model_cls.__module__]
-
-    def entry_point(name: str, cfg: Any):
-        def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-            return create_variant(model_cls, cfg, name, pretrained, **kwargs)
-
-        entry.__name__ = entry.__qualname__ = name
-        entry.__module__ = module.__name__
-        entry.__doc__ = f"{model_cls.__name__} with {cfg}."
-        return entry
-
-    for name, cfg in variants.items():
-        if timm.is_model(name) and name not in _variants:
-            raise ValueError(f"timm already has a model called {name!r}: pick another name")
-        setattr(module, name, register_model(entry_point(name, cfg)))
-        _variants[name] = model_cls

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from backbones.kernels import sequential
 from backbones.layers import AttentiveConv, ClassifierHead, ConvGLU, PatchEmbed
-from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
+from backbones.models._pyramid import PyramidBackbone, Stage
+from backbones.models._registry import register_variants
 
-__all__ = ["AttNet"]
+__all__ = ["AttNet", "AttNetConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,4 +168,6 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-register_variants(AttNet, VARIANTS)
+attnet_xxs, attnet_xs, attnet_s, attnet_t1, attnet_t2, attnet_t3, attnet_t4, test_attnet = register_variants(
+    AttNet, VARIANTS
+)

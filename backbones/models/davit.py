@@ -28,9 +28,10 @@ from torch import Tensor, nn
 
 from backbones.layers import ChannelGroupAttention, ClassifierHead, ConvPosEnc, Mlp, PatchEmbed, WindowAttention
 from backbones.layers.kernels import map_images
-from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
+from backbones.models._pyramid import PyramidBackbone, Stage
+from backbones.models._registry import register_variants
 
-__all__ = ["DaViT"]
+__all__ = ["DaViT", "DaViTConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,4 +207,12 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-register_variants(DaViT, VARIANTS)
+(
+    davit_tiny_window7_224,
+    davit_small_window7_224,
+    davit_base_window7_224,
+    davit_large_window12_384,
+    davit_huge_window12_384,
+    davit_giant_window12_384,
+    test_davit,
+) = register_variants(DaViT, VARIANTS)

@@ -34,9 +34,10 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from backbones.layers import ClassifierHead, HaloAttention, Linear, norm_of, pad_to_multiple, to_nchw, to_nhwc
-from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
+from backbones.models._pyramid import PyramidBackbone, Stage
+from backbones.models._registry import register_variants
 
-__all__ = ["HaloNet"]
+__all__ = ["HaloNet", "HaloNetConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,4 +244,14 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-register_variants(HaloNet, VARIANTS)
+(
+    halonet_h0_256,
+    halonet_h1_256,
+    halonet_h2_256,
+    halonet_h3_320,
+    halonet_h4_384,
+    halonet_h5_448,
+    halonet_h6_512,
+    halonet_h7_600,
+    test_halonet,
+) = register_variants(HaloNet, VARIANTS)

@@ -13,6 +13,7 @@ The mask multiplies the softmax, as in the published weights, not the scores: se
 Sizes: an image is padded with zeros at the bottom and right to whole patches of 16 x 16. The learned position table
 belongs to one image size: ``img_size`` sets it, ``set_input_size`` and loading a checkpoint resize it, and with
 ``dynamic_img_size=True`` every forward resizes it to the image's own grid, so that any size from 32 pixels up works.
+Checkpoints of models for images that are not square record the grid; without a record it is square, as published.
 Rotary positions count the tokens at hand in raster order; nothing is interpolated.
 
 Differs from the reference: with half types the RMSNorm weight multiplies before the result is cast back, not after.
@@ -27,28 +28,17 @@ import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, is_exporting, register_notrace_module, to_2tuple, trunc_normal_
-from timm.models import checkpoint, generate_default_cfgs
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from backbones.layers import (
-    CausalRopeAttention,
-    ClassifierHead,
-    SwiGLU,
-    pad_to_multiple,
-    rotary_table,
-    to_nchw,
-    to_nhwc,
-)
-from backbones.models._pyramid import (
-    PyramidBackbone,
-    Stage,
-    feature_take_indices,
-    image_to_map,
-    register_variants,
-    update_model_input_size,
-)
+from backbones.kernels import sequential, to_nchw, to_nhwc
+from backbones.layers import CausalRopeAttention, ClassifierHead, SwiGLU, pad_to_multiple, rotary_table
+from backbones.models._backbone import check_output_fmt
+from backbones.models._pyramid import PyramidBackbone, image_to_map, update_model_input_size
+from backbones.models._registry import register_variants
+from backbones.models._tokens import TokenBackbone, TokenStage
 
-__all__ = ["ILLaMA", "soft_mask_rate"]
+__all__ = ["ILLaMA", "ILLaMAConfig", "soft_mask_rate"]
 
 PATCH_SIZE = 16
 
@@ -108,16 +98,31 @@ class TokenEmbed(nn.Module):
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        self.grid = grid
         self.dynamic = dynamic
         self.proj = nn.Conv2d(in_chans, dim, PATCH_SIZE, PATCH_SIZE, **dd)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim, **dd))
         self.pos_embed = nn.Parameter(torch.empty(1, grid[0] * grid[1] + 1, dim, **dd))
+        self.set_grid(grid)
+        self.reset_parameters()
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Say what the position table is of; where that is no square, which the number of patches would not tell."""
+        self.grid = grid
+        self._buffers.pop("grid_size", None)
+        if grid[0] != grid[1]:
+            self.register_buffer("grid_size", torch.tensor(grid, device=self.pos_embed.device))
 
     def reset_parameters(self) -> None:
         """Draw the class token and the position table."""
         trunc_normal_(self.cls_token, std=0.02)
         trunc_normal_(self.pos_embed, std=0.02)
+        self.set_grid(self.grid)
+
+    def resize(self, grid: tuple[int, int]) -> None:
+        """Resample the position table."""
+        table = resize_positions(self.pos_embed.detach(), self.grid, grid)
+        self.pos_embed = nn.Parameter(table, self.pos_embed.requires_grad)
+        self.set_grid(grid)
 
     def positions(self, height: int, width: int) -> Tensor:
         """Position table of a grid, (1, height * width + 1, dim)."""
@@ -133,7 +138,7 @@ class TokenEmbed(nn.Module):
         return self.pos_embed
 
     def forward(self, x: Tensor) -> Tensor:
-        x = to_nhwc(self.proj(to_nchw(pad_to_multiple(x, 16))))  # (B, H / 16, W / 16, dim)
+        x = sequential(pad_to_multiple(x, PATCH_SIZE), to_nchw, self.proj, to_nhwc)  # (B, H / 16, W / 16, dim)
         positions = self.positions(x.shape[1], x.shape[2])
         return torch.cat([x.flatten(1, 2), self.cls_token.expand(x.shape[0], -1, -1)], dim=1) + positions
 
@@ -154,30 +159,15 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class TokenStage(Stage):
+class RotaryStage(TokenStage):
     """Blocks that share the rotary table of their tokens. x: (B, N + 1, dim) -> (B, N + 1, dim)"""
 
     def __init__(self, blocks: list[nn.Module], head_dim: int) -> None:
-        super().__init__(None, blocks)
-        self.blocks = nn.ModuleList(blocks)  # TorchScript would compile a Sequential's call, which has no table
+        super().__init__(blocks)
         self.head_dim = head_dim
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, [], len(self.blocks) - 1)[0]
-
-    def run(self, x: Tensor, take: list[int], last: int) -> tuple[Tensor, list[Tensor]]:
-        """Tokens after block ``last``, and those after each block in ``take``."""
-        rope = rotary_table(x, self.head_dim)
-        taken: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if i <= last:
-                if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x = checkpoint(block, x, rope)
-                else:
-                    x = block(x, rope)
-                if i in take:
-                    taken.append(x)
-        return x, taken
+    def forward(self, x: Tensor, **options: Any) -> Tensor:  # type: ignore[override]
+        return super().forward(x, rotary_table(x, self.head_dim), **options)
 
 
 class TokenPool(nn.Module):
@@ -204,7 +194,7 @@ class TokenHead(ClassifierHead):
         return TokenPool(pool_type)
 
 
-class ILLaMA(PyramidBackbone):
+class ILLaMA(TokenBackbone, PyramidBackbone):
     """iLLaMA: images (B, in_chans, H, W) -> logits (B, num_classes). Source: arXiv:2404.06773.
 
     The one-stage case of the skeleton: ``forward_features`` gives tokens (B, N + 1, C), class token last, and the
@@ -214,7 +204,6 @@ class ILLaMA(PyramidBackbone):
 
     output_fmt = "NLC"
     strides = (PATCH_SIZE,)
-    default_out_indices = 3
 
     checkpoint_layouts = {
         "official": (
@@ -240,18 +229,15 @@ class ILLaMA(PyramidBackbone):
         dtype=None,
     ) -> None:
         super().__init__(cfg, in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype)
-        self.feature_info = [
-            {"num_chs": self.num_features, "reduction": PATCH_SIZE, "module": f"stages.0.blocks.{i}"}
-            for i in range(cfg.depths[0])
-        ]
+        self.feature_info = self.block_info(cfg.depths[0], self.num_features, PATCH_SIZE)
 
     def build_stem(self, cfg: ILLaMAConfig, in_chans: int, **dd: Any) -> nn.Module:
         return TokenEmbed(in_chans, cfg.embed_dims[0], cfg.grid, cfg.dynamic_img_size, **dd)
 
-    def build_stage(self, cfg: ILLaMAConfig, index: int, drop_paths: list[float], **dd: Any) -> Stage:
+    def build_stage(self, cfg: ILLaMAConfig, index: int, drop_paths: list[float], **dd: Any) -> TokenStage:
         dim, num_heads = cfg.embed_dims[index], cfg.num_heads[index]
         blocks: list[nn.Module] = [Block(dim, num_heads, cfg.hidden_dim, rate, **dd) for rate in drop_paths]
-        return TokenStage(blocks, dim // num_heads)
+        return RotaryStage(blocks, dim // num_heads)
 
     def build_norm(self, cfg: ILLaMAConfig, **dd: Any) -> nn.Module:
         return nn.RMSNorm(cfg.embed_dims[-1], eps=1e-6, **dd)
@@ -259,11 +245,9 @@ class ILLaMA(PyramidBackbone):
     def build_head(self, cfg: ILLaMAConfig, num_classes: int, **kwargs: Any) -> ClassifierHead:
         return TokenHead(cfg.embed_dims[-1], num_classes, **kwargs)
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return {"stem.cls_token", "stem.pos_embed"}
 
-    @torch.jit.ignore
     def set_soft_mask_rate(self, rate: float) -> None:
         """Soften the causal mask of every block: 0 is causal, 1 bidirectional.
 
@@ -276,24 +260,27 @@ class ILLaMA(PyramidBackbone):
             if isinstance(module, CausalRopeAttention):
                 module.soft_mask_rate = float(rate)
 
-    @torch.jit.ignore
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resize the position table to images of this size, (height, width) or the side of a square."""
         self.cfg = dataclasses.replace(self.cfg, img_size=img_size)
-        table = resize_positions(self.stem.pos_embed.detach(), self.stem.grid, self.cfg.grid)
-        self.stem.pos_embed = nn.Parameter(table, self.stem.pos_embed.requires_grad)
-        self.stem.grid = self.cfg.grid
+        self.stem.resize(self.cfg.grid)
         update_model_input_size(self, img_size)
 
-    @torch.jit.ignore
     def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resize the position table of a square image to the model's."""
-        table = state_dict.get("stem.pos_embed")
-        if table is not None and table.ndim == 3 and table.shape[1] != self.stem.pos_embed.shape[1]:
-            side = math.isqrt(table.shape[1] - 1)
-            if side * side == table.shape[1] - 1:
-                state_dict["stem.pos_embed"] = resize_positions(table, (side, side), self.stem.grid)
+        """Resize the position table to the model's, from the grid that the file records, else from a square."""
+        table, recorded = state_dict.get("stem.pos_embed"), state_dict.pop("stem.grid_size", None)
+        if table is not None and table.ndim == 3:
+            patches, grid = table.shape[1] - 1, self.stem.grid
+            side = math.isqrt(patches)
+            old = (side, side) if recorded is None else tuple(recorded.tolist())
+            if old != grid and old[0] * old[1] == patches:
+                state_dict["stem.pos_embed"] = resize_positions(table, old, grid)
+            if hasattr(self.stem, "grid_size"):
+                state_dict["stem.grid_size"] = torch.tensor(grid)
         return state_dict
+
+    def drop_head(self) -> None:
+        self.reset_classifier(0, "")
 
     def forward_intermediates(
         self,
@@ -317,13 +304,10 @@ class ILLaMA(PyramidBackbone):
             return_prefix_tokens: Return pairs of the patches and the class token (B, 1, C). The name is timm's; here
                 the class token stands last.
         """
-        if output_fmt not in ("NCHW", "NHWC", "NLC"):
-            raise ValueError(f"output_fmt is '{output_fmt}', none of 'NCHW', 'NHWC' and 'NLC'")
-        stage = self.stages[0]
-        take_indices, max_index = feature_take_indices(len(stage.blocks), indices)
-        rows, columns = math.ceil(x.shape[2] / 16), math.ceil(x.shape[3] / 16)
-        last = max_index if stop_early else len(stage.blocks) - 1
-        x, taken = stage.run(self.stem(image_to_map(x, self.in_chans)), take_indices, last)
+        check_output_fmt(output_fmt, ("NCHW", "NHWC", "NLC"))
+        rows, columns = math.ceil(x.shape[2] / PATCH_SIZE), math.ceil(x.shape[3] / PATCH_SIZE)
+        tokens = self.stem(image_to_map(x, self.in_chans))
+        tokens, taken = self.run_stage(tokens, indices=indices, stop_early=stop_early)
         intermediates, class_tokens = [], []
         for y in taken:
             if norm:
@@ -333,25 +317,11 @@ class ILLaMA(PyramidBackbone):
             if output_fmt != "NLC":
                 y = y.unflatten(1, (rows, columns))
             intermediates.append(to_nchw(y) if output_fmt == "NCHW" else y)
-        if not torch.jit.is_scripting() and return_prefix_tokens:
+        if return_prefix_tokens:
             intermediates = list(zip(intermediates, class_tokens, strict=True))
         if intermediates_only:
             return intermediates
-        return self.norm(x), intermediates
-
-    @torch.jit.ignore
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove what the maps of ``indices`` do not need, so that no parameter goes unused."""
-        stage = self.stages[0]
-        take_indices, max_index = feature_take_indices(len(stage.blocks), indices)
-        stage.blocks = stage.blocks[: max_index + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take_indices
+        return self.norm(tokens), intermediates
 
 
 def soft_mask_rate(progress: float, schedule: str = "linear") -> float:
@@ -414,4 +384,4 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-register_variants(ILLaMA, VARIANTS)
+illama_tiny, illama_small, illama_base, illama_large, test_illama = register_variants(ILLaMA, VARIANTS)

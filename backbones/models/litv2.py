@@ -22,9 +22,10 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from backbones.layers import ConvMlp, DeformableConv, DeformableMerging, DepthwiseConv, HiLoAttention, PatchEmbed
-from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
+from backbones.models._pyramid import PyramidBackbone, Stage
+from backbones.models._registry import register_variants
 
-__all__ = ["LITv2"]
+__all__ = ["LITv2", "LITv2Config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,4 +142,4 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-register_variants(LITv2, VARIANTS)
+litv2_s, litv2_m, litv2_b, test_litv2 = register_variants(LITv2, VARIANTS)

@@ -23,44 +23,43 @@ Where the release has PyTorch's initialisation, this has DiT's: Xavier, and zero
 last layer.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import checkpoint, generate_default_cfgs
-from timm.models._features import feature_take_indices
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
+from backbones.kernels import sequential
 from backbones.layers import (
     BlockModulation,
-    Linear,
+    LatentEmbed,
     Mlp,
     MultiHeadAttention,
     ProxyTokenAttention,
     SharedModulation,
+    TextEmbed,
+    TimeEmbed,
     WindowGrid,
     attention_bias,
-    chain,
+    class_labels,
     modulate,
-    sincos,
-    sincos_grid,
+    text_bias,
     window_grid,
 )
-from backbones.models._pyramid import Stage, register_variants
-from backbones.weights.convert import ENTRIES
-from backbones.weights.layouts import Layout
+from backbones.models._backbone import check_output_fmt
+from backbones.models._registry import register_variants
+from backbones.models._tokens import TokenBackbone, TokenStage
+from backbones.weights.released import read_ptdit_config
 
-__all__ = ["PTDiT"]
+__all__ = ["PTDiT", "PTDiTConfig"]
 
 # Tokens along the side of a square grid -> side of a window, so that there are 64 windows at every resolution: images
 # of 256, 512, 1024 and 2048 pixels with patches of 2 x 2 latents of 8 x 8 pixels.
 WINDOW_SIDES = {16: 2, 32: 4, 64: 8, 128: 16}
 WINDOW_FRAMES = 4  # of videos, at every resolution
-
-TIME_CHANNELS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,90 +89,9 @@ class PTDiTConfig:
         """Frames, rows and columns of the windows of a grid of tokens; of those not in the table, of the nearest."""
         if self.window_size is not None:
             return self.window_size
-        *smaller, last = WINDOW_SIDES
-        tokens = next(
-            (tokens for tokens in smaller if height * width <= 2 * tokens**2), last
-        )  # by ratio, not difference
-        side = WINDOW_SIDES[tokens]
+        *smaller, last = WINDOW_SIDES  # the nearest by ratio, not by difference
+        side = WINDOW_SIDES[next((tokens for tokens in smaller if height * width <= 2 * tokens**2), last)]
         return (WINDOW_FRAMES if frames > 1 else 1, side, side)
-
-
-class LatentEmbed(nn.Module):
-    """Patches of latents, frame by frame, plus fixed positions.
-
-    x: (B, in_chans, F, H, W) -> (B, F, H / p, W / p, dim)
-
-    Checkpoints store the table of positions of one size, and that one is used at that size; others are computed.
-
-    Args:
-        in_chans: Channels of the latents.
-        dim: Channels of the tokens.
-        patch_size: Side p of a patch, in latents.
-        grid: Frames, rows and columns of the stored table.
-    """
-
-    pos_embed: Tensor
-
-    def __init__(
-        self, in_chans: int, dim: int, patch_size: int, grid: tuple[int, int, int], device=None, dtype=None
-    ) -> None:
-        super().__init__()
-        self.grid = grid
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size, device=device, dtype=dtype)
-        table = torch.empty(1, grid[0], grid[1] * grid[2], dim, device=device, dtype=dtype)
-        self.register_buffer("pos_embed", table)
-
-    def reset_parameters(self) -> None:
-        """Compute the stored table."""
-        dim = self.pos_embed.shape[-1]
-        self.pos_embed.copy_(sincos_grid(*self.grid, dim, self.pos_embed.device).view_as(self.pos_embed))
-
-    def positions(self, frames: int, height: int, width: int) -> Tensor:
-        """(frames, height, width, dim)"""
-        dim = self.pos_embed.shape[-1]
-        if (frames, height, width) == self.grid:
-            return self.pos_embed.view(frames, height, width, dim)
-        return sincos_grid(frames, height, width, dim, self.pos_embed.device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The one place where the latents' memory is re-laid."""
-        B, _, frames, _, _ = x.shape
-        x = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x = self.proj(x).permute(0, 2, 3, 1).unflatten(0, (B, frames))
-        frames, height, width = (int(side) for side in x.shape[1:4])
-        return (x + self.positions(frames, height, width)).to(x.dtype)
-
-
-class TimeEmbed(nn.Module):
-    """Sinusoid of the time -> Linear -> SiLU -> Linear. t: (B,), float32 -> (B, dim)"""
-
-    def __init__(self, dim: int, device=None, dtype=None) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(TIME_CHANNELS, dim, device=device, dtype=dtype)
-        self.fc2 = nn.Linear(dim, dim, device=device, dtype=dtype)
-
-    def reset_parameters(self) -> None:
-        """Normal, std 0.02, as in DiT."""
-        for fc in (self.fc1, self.fc2):
-            nn.init.normal_(fc.weight, std=0.02)
-            nn.init.zeros_(fc.bias)
-
-    def forward(self, t: Tensor) -> Tensor:
-        sine, cosine = sincos(t, TIME_CHANNELS).chunk(2, dim=-1)
-        x = torch.cat([cosine, sine], dim=-1).to(self.fc1.weight.dtype)
-        return self.fc2(F.silu(self.fc1(x)))
-
-
-class TextEmbed(nn.Module):
-    """Linear -> GELU (tanh) -> Linear on the states of a text encoder. x: (B, L, text_dim) -> (B, L, dim)"""
-
-    def __init__(self, text_dim: int, dim: int, device=None, dtype=None) -> None:
-        super().__init__()
-        self.fc1 = Linear(text_dim, dim, device=device, dtype=dtype)
-        self.fc2 = Linear(dim, dim, device=device, dtype=dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +138,7 @@ class Block(nn.Module):
         self.proxy = ProxyTokenAttention(dim, heads, **dd)
         self.attn = MultiHeadAttention(dim, heads, **dd)
         self.shifted_attn = MultiHeadAttention(dim, heads, **dd)
-        self.shifted_out = Linear(dim, dim, **dd)
+        self.shifted_out = nn.Linear(dim, dim, **dd)
         self.text_attn = MultiHeadAttention(dim, heads, **dd) if cfg.text_dim else None
         self.mlp = Mlp(dim, 4 * dim, approximate="tanh", **dd)
 
@@ -242,28 +160,12 @@ class Block(nn.Module):
         x = torch.addcmul(x, gate_w, self.attn(y, bias=scene.bias).view_as(x))
 
         y = grid.shift(modulate(self.norm(x), shift_s, scale_s)).view(-1, n, dim)
-        y = grid.unshift(self.shifted_attn.heads(y, bias=scene.shifted_bias).view_as(x)).flatten(1, 2)
-        x = x + chain(y, self.shifted_attn.proj, self.shifted_out, gate_s[:, 0, 0]).view_as(x)
+        y = grid.unshift(self.shifted_attn(y, bias=scene.shifted_bias).view_as(x))
+        x = x + sequential(gate_s * y, self.shifted_out)
 
         if self.text_attn is not None:
             x = x + self.text_attn(x.flatten(1, 2), scene.text, scene.text_bias).view_as(x)
         return torch.addcmul(x, gate_m, self.mlp(modulate(self.norm(x), shift_m, scale_m)))
-
-
-class TokenStage(Stage):
-    """Blocks that share a scene. x: (B, P, n, dim) -> (B, P, n, dim)"""
-
-    def forward(self, x: Tensor, scene: Scene) -> Tensor:  # type: ignore[override]
-        return self.run(x, scene, [], len(self.blocks) - 1)[0]
-
-    def run(self, x: Tensor, scene: Scene, take: list[int], last: int) -> tuple[Tensor, list[Tensor]]:
-        """Tokens after block ``last``, and those after each block in ``take``."""
-        taken = []
-        for i, block in enumerate(self.blocks[: last + 1]):
-            x = checkpoint(block, x, scene) if self.grad_checkpointing else block(x, scene)
-            if i in take:
-                taken.append(x)
-        return x, taken
 
 
 class Head(nn.Module):
@@ -278,15 +180,15 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.modulation = SharedModulation(dim, 2, **dd) if shared_modulation else BlockModulation(dim, 2, **dd)
         self.shared_modulation = shared_modulation
-        self.proj = Linear(dim, out_features, **dd)
+        self.proj = nn.Linear(dim, out_features, **dd)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         vectors = self.modulation(cond[:, None].expand(-1, 2, -1) if self.shared_modulation else cond)
         shift, scale = vectors[:, :, None, None].unbind(1)
-        return self.proj(modulate(self.norm(x), shift, scale))
+        return sequential(modulate(self.norm(x), shift, scale), self.proj)
 
 
-class PTDiT(nn.Module):
+class PTDiT(TokenBackbone):
     """Proxy-token diffusion transformer: noisy latents, their times and a condition -> what was learnt to predict.
 
     Args:
@@ -299,9 +201,8 @@ class PTDiT(nn.Module):
     """
 
     task = "generation"
-    default_out_indices = 3  # of features_only: the last so many blocks
 
-    checkpoint_layouts: Mapping[str, Layout] = {
+    checkpoint_layouts = {
         "official": (
             ("adaln_single.emb.timestep_embedder.linear_{i}.", "time_embed.fc{i}."),
             ("adaln_single.linear.", "modulation."),
@@ -327,17 +228,8 @@ class PTDiT(nn.Module):
             ("proj_out.", "head.proj."),
         ),
     }
-    checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
-    checkpoint_entries = ENTRIES
 
-    def __init__(
-        self,
-        cfg: PTDiTConfig,
-        in_chans: int = 4,
-        num_classes: int = 0,
-        device=None,
-        dtype=None,
-    ) -> None:
+    def __init__(self, cfg: PTDiTConfig, in_chans: int = 4, num_classes: int = 0, device=None, dtype=None) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         self.cfg = cfg
@@ -352,115 +244,64 @@ class PTDiT(nn.Module):
         self.class_embed = nn.Embedding(num_classes + 1, dim, **dd) if num_classes else None
         self.text_embed = TextEmbed(cfg.text_dim, dim, **dd) if cfg.text_dim else None
         self.modulation = nn.Linear(dim, 6 * dim, **dd) if cfg.shared_modulation else None
-        self.stages = nn.ModuleList([TokenStage(None, [Block(cfg, **dd) for _ in range(cfg.depth)])])
+        self.stages = nn.ModuleList([TokenStage([Block(cfg, **dd) for _ in range(cfg.depth)])])
         self.head: nn.Module = Head(dim, cfg.patch_size**2 * self.out_chans, cfg.shared_modulation, **dd)
 
-        self.feature_info = [
-            {"num_chs": dim, "reduction": cfg.patch_size, "module": f"stages.0.blocks.{i}"} for i in range(cfg.depth)
-        ]
+        self.feature_info = self.block_info(cfg.depth, dim, cfg.patch_size)
         self.init_weights()
 
-    @torch.jit.ignore
-    def init_weights(self) -> None:
-        """Draw fresh weights (also the stored table of positions)."""
-
-        def init(module: nn.Module) -> None:
-            """Children come before their parents, so that what a parent says holds."""
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                nn.init.xavier_uniform_(module.weight.flatten(1))
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            elif isinstance(module, Block):
-                closing = [module.proxy.out, module.shifted_out]
-                closing += [] if module.text_attn is None else [module.text_attn.proj]
-                for layer in closing:
-                    nn.init.zeros_(layer.weight)
-            elif isinstance(module, Head):
-                nn.init.zeros_(module.proj.weight)
-            elif isinstance(module, (LatentEmbed, TimeEmbed, BlockModulation, SharedModulation)):
-                module.reset_parameters()
-
-        self.apply(init)
+    def init_module(self, module: nn.Module) -> None:
+        """Xavier, and zero for what closes a branch and for the last layer."""
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, Block):
+            text = [] if module.text_attn is None else [module.text_attn.proj]
+            for layer in (module.proxy.out, module.shifted_out, *text):
+                nn.init.zeros_(layer.weight)
+        elif isinstance(module, Head):
+            nn.init.zeros_(module.proj.weight)
+        elif isinstance(module, (TimeEmbed, BlockModulation)):
+            module.reset_parameters()  # after their linear layers, which the first branch took
 
     # Passes ----------------------------------------------------------------------------------------------------------
 
-    def _condition(self, batch: int, timesteps: Tensor | float, y: Tensor | None) -> Tensor:
-        """Embedding of time and class, (B, dim)."""
-        device = self.stem.proj.weight.device
-        times = torch.as_tensor(timesteps, device=device).to(torch.float32)
-        if times.ndim > 1 or (times.ndim == 1 and times.shape[0] != batch):
-            raise ValueError(f"timesteps are one number or one a sample, ({batch},); got {list(times.shape)}")
-        cond = self.time_embed(times.expand(batch))
-        if self.class_embed is None:
-            if y is not None:
-                raise ValueError("this model has no classes: leave y out, or build it with num_classes=")
-            return cond
-        if y is None:
-            y = torch.full((batch,), self.num_classes, device=device)
-        elif y.shape != (batch,) or y.is_floating_point():
-            raise ValueError(f"y is an integer class a sample, ({batch},); got {list(y.shape)} of {y.dtype}")
-        elif y.device.type == "cpu" and y.numel() and not 0 <= int(y.min()) <= int(y.max()) <= self.num_classes:
-            # elsewhere looking at the values would wait for the device
-            limit = self.num_classes
-            raise ValueError(f"classes go from 0 to {limit - 1}, and {limit} stands for none; got {y.tolist()}")
-        return cond + self.class_embed(y)
-
-    def _text(self, batch: int, context: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Embedded text (B, L, dim) and the bias that hides its padding (B, 1, 1, L)."""
-        if self.text_embed is None:
-            if context is not None:
-                raise ValueError("this model reads no text: leave context out, or build a *_text variant")
-            return None, None
-        width = self.cfg.text_dim
-        if context is None:
-            raise ValueError(f"this model reads a text: give context (B, L, {width}), of an empty text for none")
-        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != width:
-            raise ValueError(f"context is ({batch}, L, {width}), got {list(context.shape)}")
-        text = self.text_embed(context.to(self.stem.proj.weight.dtype))
-        if mask is None:
-            return text, None
-        if mask.shape != context.shape[:2]:
-            raise ValueError(f"context_mask is {list(context.shape[:2])}, got {list(mask.shape)}")
-        # Finite, as released: a text that is all padding is averaged rather than undefined.
-        return text, ((1 - mask.to(text.dtype)) * -10000)[:, None, None]
-
     def _tokens(self, x: Tensor) -> tuple[Tensor, WindowGrid, tuple[int, int, int]]:
         """Embedded latents in windows (B, P, n, dim), how they were cut, and what a proxy is the mean of."""
-        p = self.cfg.patch_size
-        if x.ndim not in (4, 5) or x.shape[1] != self.in_chans:
-            shapes = f"(B, {self.in_chans}, H, W) or (B, {self.in_chans}, F, H, W)"
-            raise ValueError(f"expected latents of shape {shapes}, got {list(x.shape)}")
-        if x.shape[-2] % p or x.shape[-1] % p or not x.numel():
+        p, c = self.cfg.patch_size, self.in_chans
+        if x.ndim not in (4, 5) or x.shape[1] != c:
+            raise ValueError(f"expected latents of shape (B, {c}, H, W) or (B, {c}, F, H, W), got {list(x.shape)}")
+        if x.shape[-2] % p or x.shape[-1] % p or 0 in x.shape[1:]:
             raise ValueError(f"sides of latents are multiples of {p}, got {x.shape[-2]} x {x.shape[-1]}: pad or resize")
-        x = self.stem((x if x.ndim == 5 else x[:, :, None]).to(self.stem.proj.weight.dtype))
+        x = self.stem(x if x.ndim == 5 else x[:, :, None])
         size = (int(x.shape[1]), int(x.shape[2]), int(x.shape[3]))  # tensors while a trace is recorded
         window = self.cfg.window(*size)
         grid = window_grid(size, window, x.device)
         return grid.partition(x), grid, self.cfg.proxy_size or window
 
-    def _run(
-        self,
-        x: Tensor,
-        timesteps: Tensor | float,
-        context: Tensor | None,
-        context_mask: Tensor | None,
-        y: Tensor | None,
-        take: list[int],
-        last: int,
-    ) -> tuple[Tensor, list[Tensor], Tensor, WindowGrid]:
-        """Tokens after block ``last`` and those in ``take``, embedding of time and class, how tokens were cut."""
-        batch = x.shape[0]
+    def _embed(
+        self, x: Tensor, timesteps: Tensor | float, context: Tensor | None, mask: Tensor | None, y: Tensor | None
+    ) -> tuple[Tensor, Scene, Tensor]:
+        """Tokens in windows, what the blocks share, and the embedding of time and class (B, dim)."""
         x, grid, proxy_size = self._tokens(x)
-        embedding = self._condition(batch, timesteps, y)
-        text, text_bias = self._text(batch, context, context_mask)
+        embedding = self.time_embed(timesteps, x)
+        if self.class_embed is not None:
+            embedding = embedding + self.class_embed(class_labels(y, x, self.num_classes))
+        elif y is not None:
+            raise ValueError("this model has no classes: leave y out, or build it with num_classes=")
+        text = text_mask = None
+        if self.text_embed is not None:
+            text = self.text_embed(context, x)
+            text_mask = text_bias(mask, text)
+        elif context is not None:
+            raise ValueError("this model reads no text: leave context out, or build a *_text variant")
         cond = embedding
         if self.modulation is not None:
             cond = self.modulation(F.silu(embedding)).unflatten(1, (6, -1))
         bias, shifted_bias = attention_bias(grid.seen, x), attention_bias(grid.shifted_seen, x)
-        scene = Scene(grid, proxy_size, bias, shifted_bias, cond, text, text_bias)
-        x, taken = self.stages[0].run(x, scene, take, last)
-        return x, taken, embedding, grid
+        return x, Scene(grid, proxy_size, bias, shifted_bias, cond, text, text_mask), embedding
 
     def forward(
         self,
@@ -485,11 +326,10 @@ class PTDiT(nn.Module):
         Raises:
             ValueError: If a shape or a class does not fit, or a condition is given or missing against the variant.
         """
-        tokens, _, embedding, grid = self._run(
-            x, timesteps, context, context_mask, y, [], len(self.stages[0].blocks) - 1
-        )
+        tokens, scene, embedding = self._embed(x, timesteps, context, context_mask, y)
+        tokens = self.head(self.stages[0](tokens, scene), embedding)
         p = self.cfg.patch_size
-        patches = grid.unpartition(self.head(tokens, embedding)).unflatten(-1, (p, p, -1))  # (B, F, h, w, p, p, C)
+        patches = scene.grid.unpartition(tokens).unflatten(-1, (p, p, -1))  # (B, F, h, w, p, p, C)
         out = patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4).float()
         return out if x.ndim == 5 else out[:, :, 0]
 
@@ -519,25 +359,20 @@ class PTDiT(nn.Module):
             timesteps: As ``forward`` takes them; None for the variant's ``feature_timestep``.
             context, context_mask, y: As ``forward`` takes them.
         """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt is '{output_fmt}', neither 'NCHW' nor 'NHWC'")
-        blocks = self.stages[0].blocks
-        take_indices, max_index = feature_take_indices(len(blocks), indices)
+        check_output_fmt(output_fmt, ("NCHW", "NHWC"))
         times = self.cfg.feature_timestep if timesteps is None else timesteps
-        last = max_index if stop_early else len(blocks) - 1
-        tokens, taken, _, grid = self._run(x, times, context, context_mask, y, take_indices, last)
+        tokens, scene, _ = self._embed(x, times, context, context_mask, y)
+        tokens, taken = self.run_stage(tokens, scene, indices=indices, stop_early=stop_early)
 
         def as_map(tokens: Tensor, normed: bool) -> Tensor:
             tokens = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6) if normed else tokens
-            map_ = grid.unpartition(tokens)
+            map_ = scene.grid.unpartition(tokens)
             return map_ if x.ndim == 5 else map_[:, 0]
 
         maps = [as_map(t, norm) for t in taken]
-        if output_fmt == "NCHW":
-            maps = [m.movedim(-1, 1) for m in maps]
+        maps = [m.movedim(-1, 1) for m in maps] if output_fmt == "NCHW" else maps
         return maps if intermediates_only else (as_map(tokens, True), maps)
 
-    @torch.jit.ignore
     def example_inputs(self, batch: int, height: int, width: int, tokens: int = 120) -> tuple[Tensor | None, ...]:
         """Random arguments of ``forward``, for what measures models.
 
@@ -555,24 +390,13 @@ class PTDiT(nn.Module):
 
     # timm's contract -------------------------------------------------------------------------------------------------
 
-    @torch.jit.ignore
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove what the maps of ``indices`` do not need, so that no parameter goes unused."""
-        stage = self.stages[0]
-        take_indices, max_index = feature_take_indices(len(stage.blocks), indices)
-        stage.blocks = stage.blocks[: max_index + 1]
-        if prune_head:
-            self.head = nn.Identity()
-        return take_indices
+    def drop_head(self) -> None:
+        self.head = nn.Identity()
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Tables of modulation."""
         return {name for name, _ in self.named_parameters() if name.endswith("modulation.table")}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that order the parameters from the latents to the head, for layer-wise decay."""
         return {
@@ -580,12 +404,6 @@ class PTDiT(nn.Module):
             "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.\d+\.blocks\.(\d+)",
         }
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute blocks in the backward pass instead of keeping their activations."""
-        self.stages[0].grad_checkpointing = enable
-
-    @torch.jit.ignore
     def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Replace a stored table of positions of another size by the model's own, which is computed."""
         key, table = "stem.pos_embed", self.stem.pos_embed
@@ -593,81 +411,11 @@ class PTDiT(nn.Module):
             state_dict[key] = table
         return state_dict
 
-    # Released configurations -----------------------------------------------------------------------------------------
-
     @classmethod
     def from_official_config(cls, config: Mapping[str, Any], device=None, dtype=None) -> "PTDiT":
-        """Build the model of a released configuration: constructor arguments of the authors' class.
-
-        Args:
-            config: The arguments, in the names of either version (``num_heads`` and ``head_dim``, or
-                ``num_attention_heads`` and ``attention_head_dim``). Keys that begin with an underscore are ignored.
-            device, dtype: Of the parameters.
-
-        Raises:
-            ValueError: If a name is unknown or missing, or a value is one that no released model has.
-        """
-        given = {_OFFICIAL_ALIASES.get(key, key): value for key, value in config.items() if not key.startswith("_")}
-        for key, value in given.items():
-            known = _OFFICIAL_NAMES | _OFFICIAL_CONSTANTS.keys()
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"a configuration of the reference has no {key!r}{hint}")
-            if key in _OFFICIAL_CONSTANTS and value not in _OFFICIAL_CONSTANTS[key]:
-                allowed = " or ".join(map(repr, _OFFICIAL_CONSTANTS[key]))
-                raise ValueError(f"{key} is {value!r}; the released models have {allowed}, and nothing else is built")
-        if missing := {"num_heads", "head_dim", "num_layers", "in_channels", "caption_channels"} - given.keys():
-            raise ValueError(f"the configuration lacks {', '.join(sorted(missing))}")
-        dim = given["num_heads"] * given["head_dim"]
-        if given.get("cross_attention_dim", dim) != dim:
-            raise ValueError(f"cross_attention_dim is {given['cross_attention_dim']}; it must be the width, {dim}")
-        if (size := given.get("sample_size", 32)) >= 128:
-            raise ValueError(f"sample_size is {size}; from 128 on the resolution is embedded, in no released model")
-        cfg = PTDiTConfig(
-            embed_dim=dim,
-            depth=given["num_layers"],
-            num_heads=given["num_heads"],
-            patch_size=given.get("patch_size", 2),
-            out_chans=given.get("out_channels"),
-            text_dim=given["caption_channels"],
-            shared_modulation=True,
-            window_size=tuple(given.get("compress_ratios", (1, 8, 8))),
-            proxy_size=tuple(given.get("proxy_compress_ratios", (1, 4, 4))),
-            table_frames=given.get("frame", 1),
-            table_size=size,
-        )
-        return cls(cfg, in_chans=given["in_channels"], device=device, dtype=dtype)
-
-
-_OFFICIAL_ALIASES = {"num_attention_heads": "num_heads", "attention_head_dim": "head_dim"}
-_OFFICIAL_NAMES = {
-    "num_heads",
-    "head_dim",
-    "num_layers",
-    "in_channels",
-    "out_channels",
-    "patch_size",
-    "caption_channels",
-    "cross_attention_dim",
-    "sample_size",
-    "frame",
-    "compress_ratios",
-    "proxy_compress_ratios",
-}
-_OFFICIAL_CONSTANTS: dict[str, tuple[Any, ...]] = {  # what they must be
-    "activation_fn": ("gelu-approximate",),
-    "attention_bias": (True,),
-    "attention_type": ("default",),
-    "dropout": (0.0,),
-    "norm_elementwise_affine": (False,),
-    "norm_eps": (1e-6,),
-    "norm_num_groups": (32,),
-    "norm_type": ("ada_norm_single",),
-    "num_embeds_ada_norm": (1000, None),
-    "shift_window": (True,),
-    "upcast_attention": (False,),
-}
+        """The model of a released configuration, as ``backbones.weights.released.read_ptdit_config`` reads it."""
+        fields, in_chans = read_ptdit_config(config)
+        return cls(PTDiTConfig(**fields), in_chans=in_chans, device=device, dtype=dtype)
 
 
 def _text(**kwargs: Any) -> PTDiTConfig:
@@ -693,16 +441,10 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 _TEXT = {"num_classes": 0, "input_size": (4, 128, 128)}
 
 default_cfgs = generate_default_cfgs(
-    {
-        "ptdit_s_class": _cfg(),
-        "ptdit_b_class": _cfg(),
-        "ptdit_l_class": _cfg(),
-        "ptdit_b_text": _cfg(**_TEXT),
-        "ptdit_l_text": _cfg(**_TEXT),
-        "ptdit_xl_text": _cfg(**_TEXT),
-        "ptdit_h_text": _cfg(**_TEXT),
-        "test_ptdit": _cfg(input_size=(4, 16, 16)),
-    }
+    {name: _cfg(**_TEXT) if cfg.text_dim else _cfg() for name, cfg in VARIANTS.items()}
+    | {"test_ptdit": _cfg(input_size=(4, 16, 16))}
 )
 
-register_variants(PTDiT, VARIANTS)
+ptdit_s_class, ptdit_b_class, ptdit_l_class, ptdit_b_text, ptdit_l_text, ptdit_xl_text, ptdit_h_text, test_ptdit = (
+    register_variants(PTDiT, VARIANTS)
+)

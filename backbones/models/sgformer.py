@@ -36,9 +36,10 @@ from backbones.layers import (
     to_nchw,
     to_nhwc,
 )
-from backbones.models._pyramid import PyramidBackbone, Stage, image_to_map, register_variants, update_model_input_size
+from backbones.models._pyramid import PyramidBackbone, Stage, image_to_map, update_model_input_size
+from backbones.models._registry import register_variants
 
-__all__ = ["SGFormer"]
+__all__ = ["SGFormer", "SGFormerConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,4 +342,4 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-register_variants(SGFormer, VARIANTS)
+sgformer_s, sgformer_m, sgformer_b, test_sgformer = register_variants(SGFormer, VARIANTS)

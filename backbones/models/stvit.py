@@ -31,9 +31,10 @@ from backbones.layers import (
     to_nchw,
     to_nhwc,
 )
-from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
+from backbones.models._pyramid import PyramidBackbone, Stage
+from backbones.models._registry import register_variants
 
-__all__ = ["STViT"]
+__all__ = ["STViT", "STViTConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,4 +243,4 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-register_variants(STViT, VARIANTS)
+stvit_small, stvit_base, stvit_large, test_stvit = register_variants(STViT, VARIANTS)

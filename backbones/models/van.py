@@ -23,9 +23,10 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from backbones.layers import ConvMlp, LargeKernelAttention, Linear, PatchEmbed, gelu_of, to_nchw, to_nhwc
-from backbones.models._pyramid import PyramidBackbone, Stage, register_variants
+from backbones.models._pyramid import PyramidBackbone, Stage
+from backbones.models._registry import register_variants
 
-__all__ = ["VAN"]
+__all__ = ["VAN", "VANConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,4 +191,4 @@ default_cfgs = generate_default_cfgs(
     }
 )
 
-register_variants(VAN, VARIANTS)
+van_b0, van_b1, van_b2, van_b3, van_b4, van_b5, van_b6, test_van = register_variants(VAN, VARIANTS)

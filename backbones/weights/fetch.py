@@ -247,7 +247,7 @@ def mirrored(name: str) -> str | None:
     """Address of a file called ``name`` on the mirror that ``BACKBONES_MIRROR`` names, if it does.
 
     A mirror is an HTTP address or a folder with the files beside each other, or ``hf-hub:OWNER``: the repository
-    ``OWNER/TAG`` then stands for ``TAG.safetensors``.
+    ``OWNER/NAME`` then stands for ``NAME.safetensors``. So it does where an address names a repository and no file.
     """
     mirror = os.environ.get("BACKBONES_MIRROR", "").rstrip("/")
     if not mirror:
@@ -277,7 +277,10 @@ def fetch(source: str, cache_dir: str | os.PathLike | None = None, progress: boo
     address = Address.parse(source)
     if hub := _HUB.fullmatch(address.url):
         address = address._replace(url=f"hf-hub:{hub[1]}@{unquote(hub[2])}", file=unquote(hub[3]))
-    mirror = mirrored(os.path.basename(address.file))
+    name = os.path.basename(address.file)
+    if not name and address.url.startswith("hf-hub:"):
+        name = os.path.basename(address.url.partition("@")[0]) + ".safetensors"
+    mirror = mirrored(name) if name else None
     if mirror and not source.startswith(os.environ["BACKBONES_MIRROR"]):
         address = address._replace(url=mirror)
         if not is_remote(mirror):

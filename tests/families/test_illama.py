@@ -92,6 +92,32 @@ def test_a_checkpoint_of_another_image_size_resizes_its_table() -> None:
         convert_state_dict(checkpoint, large)
 
 
+@pytest.mark.parametrize(("old", "new"), [((64, 256), (128, 128)), ((64, 256), (128, 512)), ((64, 256), (256, 64))])
+def test_the_grid_of_an_image_that_is_not_square_is_recorded(old: tuple[int, int], new: tuple[int, int]) -> None:
+    """4 x 16 patches are as many as 8 x 8."""
+    first, second = tiny(img_size=old).eval(), tiny(img_size=new).eval()
+    checkpoint = {to_official(key): value for key, value in first.state_dict().items()}
+    for weights in (first.state_dict(), checkpoint):
+        second.load_state_dict(convert_state_dict(weights, second))
+        wanted = resize_positions(first.stem.pos_embed, first.stem.grid, second.stem.grid)
+        torch.testing.assert_close(second.stem.pos_embed, wanted)
+    again = tiny(img_size=old)
+    again.load_state_dict(convert_state_dict(first.state_dict(), again))
+    assert torch.equal(again.stem.pos_embed, first.stem.pos_embed)
+    first.set_input_size(new)
+    assert first.state_dict().keys() == second.state_dict().keys()
+    torch.testing.assert_close(first.stem.pos_embed, second.stem.pos_embed)
+
+
+def test_a_table_without_a_record_is_of_a_square_image() -> None:
+    square, wide = tiny(img_size=128).eval(), tiny(img_size=(64, 256)).eval()
+    assert "stem.grid_size" not in square.state_dict() and wide.state_dict()["stem.grid_size"].tolist() == [4, 16]
+    wide.load_state_dict(convert_state_dict(square.state_dict(), wide))
+    torch.testing.assert_close(wide.stem.pos_embed, resize_positions(square.stem.pos_embed, (8, 8), (4, 16)))
+    with pytest.raises(RuntimeError, match="grid_size"):
+        square.load_state_dict(wide.state_dict())
+
+
 @pytest.mark.parametrize("tag", ["in1k", "in1k_384", "in21k_ft_in1k", "in21k_ft_in1k_384"])
 def test_tags_choose_image_size_and_crop(tag: str) -> None:
     model = timm.create_model(f"illama_base.{tag}", device="meta")

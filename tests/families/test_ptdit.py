@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.cli import convert
-from backbones.layers import set_fast_kernels, sincos_grid, window_grid
+from backbones.layers import MultiHeadAttention, set_fast_kernels, sincos_grid, window_grid
 from backbones.models.ptdit import VARIANTS, PTDiT
 from backbones.weights import convert_state_dict, restore_state_dict
 from tests.reference_values import assert_matches, load_reference, official_state_dict
@@ -221,7 +221,7 @@ def test_masked_text_is_not_read() -> None:
 def test_times_are_not_rounded_with_half_types() -> None:
     """bfloat16 cannot tell 933.25 from 932: it would round both to 932."""
     model = randomised().bfloat16()
-    embedded = model.time_embed(torch.tensor([933.25, 932.0]))
+    embedded = model.time_embed(torch.tensor([933.25, 932.0]), torch.zeros(2, 1, dtype=torch.bfloat16))
     assert embedded.dtype == torch.bfloat16 and not torch.equal(embedded[0], embedded[1])
     x = noise(1, 4, 16, 16)
     with torch.no_grad():
@@ -470,3 +470,19 @@ def test_wrong_options_are_refused() -> None:
         backbones.create_model("test_ptdit", num_heads=5)
     with pytest.raises(ValueError, match="a width that is a multiple of 16, got 24"):
         backbones.create_model("test_ptdit", embed_dim=24)
+
+
+# Modules --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [randomised, text_model])
+def test_every_module_with_parameters_is_called(build) -> None:
+    """An adapter on a layer that is never called would be ignored."""
+    model, called = build(), set()
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: called.add(name))
+    with torch.no_grad():
+        model(noise(2, 4, 16, 16), 500, **({"context": noise(2, 5, 24)} if model.cfg.text_dim else {}))
+    holders = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    assert not holders - called
+    assert {name for name, m in model.named_modules() if isinstance(m, MultiHeadAttention)} <= called

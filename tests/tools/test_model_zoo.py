@@ -9,7 +9,7 @@ import pytest
 import timm
 import yaml
 
-from backbones.models._pyramid import _variants
+from backbones.models._registry import _variants
 from tools.model_zoo import (
     BEYOND_BACKBONES,
     ROOT,

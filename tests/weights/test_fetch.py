@@ -200,6 +200,16 @@ def test_mirror_in_a_folder(tmp_path, monkeypatch):
         fetch("https://example.invalid/other.pth")
 
 
+def test_mirror_of_a_repository_without_a_file_name(server, tmp_path, home, monkeypatch):
+    server.files["net.in1k.safetensors"] = DATA
+    monkeypatch.setenv("BACKBONES_MIRROR", f"{server.url}/plain")
+    assert fetch("hf-hub:someone/net.in1k@v2").read_bytes() == DATA
+    assert [path for path, _ in server.requests] == ["/plain/net.in1k.safetensors"]
+    monkeypatch.setenv("BACKBONES_MIRROR", str(tmp_path))
+    with pytest.raises(DownloadError, match="mirror .*net.in1k.safetensors"):
+        fetch("hf-hub:someone/net.in1k")
+
+
 # Pages ----------------------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,41 @@ def test_a_local_file_in_the_official_layout(tmp_path, reference, published):
     assert "state_dict" not in model.pretrained_cfg
 
 
+ADAPTED = [{"num_classes": 7}, {"features_only": True}, {"num_classes": 7, "in_chans": 1}]
+
+
+@pytest.mark.parametrize("options", ADAPTED, ids=str)
+def test_a_file_that_lacks_a_stage_stops(tmp_path, options):
+    """timm loads loosely as soon as something is adapted."""
+    weights = backbones.create_model("test_van").state_dict()
+    path, overlay = tmp_path / "part.pth", {"file": str(tmp_path / "part.pth")}
+    torch.save({key: value for key, value in weights.items() if not key.startswith("stages.3.")}, path)
+    with pytest.raises(
+        ValueError, match=r"does not fit test_van: missing .*stages\.3\.downsample\.proj\.weight.* more"
+    ):
+        timm.create_model("test_van", pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    torch.save(weights | {"stages.3.blocks.9.norm1.weight": torch.ones(2), "head_dist.weight": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=r"unknown to the model: stages\.3\.blocks\.9\.norm1\.weight$"):
+        timm.create_model("test_van", pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    torch.save(weights | {"stages.2.norm.weight": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=r"stages\.2\.norm\.weight has shape \[2\]"):
+        timm.create_model("test_van", pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    torch.save(weights, path)
+    timm.create_model("test_van", pretrained=True, pretrained_cfg_overlay=overlay, **options)
+
+
+def test_what_stands_behind_the_last_feature_may_be_missing(tmp_path):
+    model = timm.create_model("test_van", features_only=True, out_indices=(0, 2))
+    torch.save(model.state_dict(), tmp_path / "features.pth")
+    overlay = {"file": str(tmp_path / "features.pth")}
+    again = timm.create_model(
+        "test_van", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True, out_indices=(0, 2)
+    )
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="missing from the checkpoint: stages.3"):
+        timm.create_model("test_van", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+
+
 def test_a_cache_folder_is_a_mirror(mirror, home, tmp_path, monkeypatch, reference):
     timm.create_model("van_b0.in1k", pretrained=True)
     first = read_metadata(home / "van_b0.in1k.safetensors")
