@@ -8,7 +8,7 @@ from torch import nn
 import backbones
 from backbones.layers import CausalRopeAttention
 from backbones.models.illama import resize_positions, soft_mask_rate
-from backbones.weights import convert_state_dict
+from backbones.weights import convert_state_dict, restore_state_dict
 from tests.reference_values import assert_matches, load_reference, official_state_dict, reference_input
 
 OFFICIAL_PARAMS = {
@@ -96,8 +96,7 @@ def test_a_checkpoint_of_another_image_size_resizes_its_table() -> None:
 def test_the_grid_of_an_image_that_is_not_square_is_recorded(old: tuple[int, int], new: tuple[int, int]) -> None:
     """4 x 16 patches are as many as 8 x 8."""
     first, second = tiny(img_size=old).eval(), tiny(img_size=new).eval()
-    checkpoint = {to_official(key): value for key, value in first.state_dict().items()}
-    for weights in (first.state_dict(), checkpoint):
+    for weights in (first.state_dict(), restore_state_dict(first.state_dict(), first)):
         second.load_state_dict(convert_state_dict(weights, second))
         wanted = resize_positions(first.stem.pos_embed, first.stem.grid, second.stem.grid)
         torch.testing.assert_close(second.stem.pos_embed, wanted)

@@ -21,7 +21,7 @@ from backbones.mm.training.annotations import check_coco
 from backbones.mm.training.loading import use_load_image
 from backbones.mm.training.seeding import seed_dataloader
 from backbones.mm.training.sharding import ShardedRunner
-from backbones.weights import convert_state_dict, load_checkpoint
+from backbones.weights import compare, convert_state_dict, load_checkpoint
 from backbones.weights.fetch import is_remote
 from backbones.weights.pretrained import tag_config
 
@@ -363,17 +363,6 @@ def load_weights(model: nn.Module, path: str) -> dict[str, Any]:
         names = {key: f"backbone.{'' if key.startswith('out_norms.') else 'model.'}{key}" for key in converted}
         heads = {} if whole else {key: value for key, value in weights.items() if not key.startswith("backbone.")}
         weights = heads | {names[key]: value for key, value in converted.items()}
-    problems = [f"{key} is missing" for key in own if key not in weights]
-    problems += [
-        f"{key} has shape {tuple(weights[key].shape)}, the model's {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    if problems:
-        raise ValueError(
-            f"{path} does not fit the config (another num_classes or variant?): "
-            + "; ".join(problems[:6])
-            + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        )
+    compare(weights, own).only(own.__contains__).require(path, "the config", most=6)
     model.load_state_dict({key: weights[key] for key in own})
     return checkpoint.get("meta") or {}
