@@ -485,4 +485,6 @@ def test_every_module_with_parameters_is_called(build) -> None:
         model(noise(2, 4, 16, 16), 500, **({"context": noise(2, 5, 24)} if model.cfg.text_dim else {}))
     holders = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
     assert not holders - called
-    assert {name for name, m in model.named_modules() if isinstance(m, MultiHeadAttention)} <= called
+    assert {
+        name for name, m in model.named_modules() if isinstance(m, MultiHeadAttention) and "proxy" not in name
+    } <= called
