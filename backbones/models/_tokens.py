@@ -45,7 +45,7 @@ class TokenStage(nn.Module):
 class TokenBackbone(Backbone):
     """``stages`` holds one ``TokenStage``; features are the tokens after each of its blocks, all of one size."""
 
-    default_out_indices = 3  # of features_only: the last so many blocks
+    default_out_indices: int | None = 3  # of features_only: the last so many blocks
 
     @staticmethod
     def block_info(depth: int, dim: int, reduction: int) -> list[dict[str, Any]]:

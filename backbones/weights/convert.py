@@ -45,7 +45,7 @@ class _Unpublished:
 
     checkpoint_layouts: Mapping[str, Layout] = {}
     checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
-    checkpoint_entries = ENTRIES
+    checkpoint_entries: tuple[str, ...] = ENTRIES
 
     def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         return state_dict

@@ -81,7 +81,8 @@ def to_published(key: str, layout: Layout) -> tuple[str, ...]:
     own = tuple(own for _, own in rows)
     _, found = _rename(key, own, own)
     count = max((len(rows[row][0]) for row in found), default=1)
-    renamed = tuple(_rename(key, own, tuple(names[i % len(names)] for names, _ in rows))[0] for i in range(count))
+    parts = [tuple(names[i % len(names)] for names, _ in rows) for i in range(count)]
+    renamed = tuple(_rename(key, own, part)[0] or "" for part in parts)
     if any(to_own(name, layout) != (key, i, count) for i, name in enumerate(renamed)):
         raise ValueError(f"no key of the layout becomes {key!r}")
     return renamed
