@@ -19,7 +19,7 @@ def _windows(x: Tensor, window: Triple) -> Tensor:
     """(B, F, H, W, ...), sides multiples of the window's -> (B, P, n, ...), both in (f, h, w) order (copies)."""
     (wf, wh, ww), (B, F_, H, W) = window, x.shape[:4]
     x = x.reshape(B, F_ // wf, wf, H // wh, wh, W // ww, ww, *x.shape[4:])
-    return x.movedim((3, 5), (2, 3)).reshape(B, -1, prod(window), *x.shape[7:])
+    return x.movedim((3, 5), (2, 3)).flatten(4, 6).flatten(1, 3)
 
 
 @dataclass(frozen=True, eq=False)

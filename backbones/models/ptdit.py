@@ -78,12 +78,11 @@ class PTDiTConfig:
     feature_timestep: float = 0.0  # for features, where none is given
 
     def __post_init__(self) -> None:
-        if self.proxy_size is not None:
-            window = self.window_size
-            if window is None:
-                raise ValueError(f"proxy_size {self.proxy_size} is a part of a window: give window_size too")
-            if any(w % p for w, p in zip(window[1:], self.proxy_size[1:])):
-                raise ValueError(f"window_size {window} is not a multiple of proxy_size {self.proxy_size}")
+        window, proxy = self.window_size, self.proxy_size
+        if proxy is not None and window is None:
+            raise ValueError(f"proxy_size {proxy} is a part of a window: give window_size too")
+        if window is not None and proxy is not None and any(w % p for w, p in zip(window[1:], proxy[1:])):
+            raise ValueError(f"window_size {window} is not a multiple of proxy_size {proxy}")
 
     def window(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Frames, rows and columns of the windows of a grid of tokens; of those not in the table, of the nearest."""
