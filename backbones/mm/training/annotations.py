@@ -1,22 +1,34 @@
 """Annotations of detection and segmentation data, looked at before training starts rather than when they are met."""
 
+import hashlib
+import itertools
 import json
+import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["EMPTY", "check_coco", "check_label_map", "find_bad_label_maps"]
+__all__ = ["EMPTY", "check_label_map", "find_bad_label_maps", "match_coco", "write_matched"]
 
 EMPTY = "no label"
+NO_MASK = "objects have no mask, which this config trains"
+CROWD = "objects are crowds (iscrowd=1), which are not learnt"
 
 
-def check_coco(file: str | os.PathLike, classes: Sequence[str], images: str | os.PathLike, masks: bool) -> list[str]:
-    """Look through a COCO annotation file.
+def match_coco(
+    file: str | os.PathLike, classes: Sequence[str], images: str | os.PathLike, masks: bool
+) -> tuple[dict | None, list[str]]:
+    """Look through a COCO annotation file, and mend what can be mended.
+
+    MMDetection numbers classes as the file lists its categories, whatever the order of ``classes``; so the categories
+    are sorted by ``classes``. Areas that are missing are computed, a flat polygon is put into a list, objects whose box
+    or mask cannot be read are taken out.
 
     Args:
         file: JSON with ``images``, ``annotations`` and ``categories``.
@@ -25,61 +37,166 @@ def check_coco(file: str | os.PathLike, classes: Sequence[str], images: str | os
         masks: whether every object needs a mask.
 
     Returns:
-        What MMDetection leaves out without a word, counted: objects outside their image or without area, of other
-        classes, images without any object.
+        The content as MMDetection should read it, None if that is the file itself. What was changed and what
+        MMDetection leaves out without a word, counted: a sentence each, with the first object or image.
 
     Raises:
-        ValueError: it is no such file, two entries have one number, an annotation belongs to no image, has no box or no
-            class, or no mask although masks are asked for, a class is in no category, an image is not in its folder, or
-            no object is left.
+        ValueError: If it is no such file, two entries have one number or two categories one name, an annotation belongs
+            to no image, has no box or no class, or no mask although masks are asked for, a class is in no category, an
+            image is not in its folder, or no object is left.
     """
     try:
         content = json.loads(Path(file).read_text())
         entries, objects, categories = (content[key] for key in ("images", "annotations", "categories"))
-        shapes = {entry["id"]: (entry["file_name"], entry["width"], entry["height"]) for entry in entries}
+        shapes = {entry["id"]: (entry["file_name"], entry["width"] + 0, entry["height"] + 0) for entry in entries}
         names = {category["id"]: category["name"] for category in categories}
-        owners = [(o["id"], o["image_id"], o["category_id"], *map(float, o["bbox"])) for o in objects]
-    except (TypeError, KeyError, ValueError) as error:
+        owners = [(o["id"], o["image_id"], o["category_id"], len(o["bbox"])) for o in objects]
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{file} is no COCO annotation file: {type(error).__name__}: {error}") from error
 
     def stop(count: int, what: str, example: object) -> None:
         if count:
             raise ValueError(f"{file}: {count} {what}, for example {example}")
 
-    absent = [name for name in classes if name not in names.values()]
-    stop(len(absent), f"classes of the dataset are no category ({', '.join(sorted(names.values())[:20])})", absent[:5])
-    for part, items in (("images", entries), ("annotations", objects)):
+    for part, items in (("images", entries), ("annotations", objects), ("categories", categories)):
         twice = [number for number, count in Counter(item["id"] for item in items).items() if count > 1]
         stop(len(twice), f"numbers belong to several {part}", twice[:3])
+    absent = [name for name in classes if name not in names.values()]
+    stop(len(absent), f"classes of the dataset are no category ({', '.join(sorted(names.values())[:20])})", absent[:5])
+    twice = [name for name, count in Counter(names.values()).items() if count > 1 and name in classes]
+    stop(len(twice), "names belong to several categories: rename or unite them", twice[:3])
     lost = [o[0] for o in owners if o[1] not in shapes]
     stop(len(lost), "annotations belong to no image", f"annotation {lost[:1]}")
-    short = [o["id"] for o in objects if len(o["bbox"]) != 4]
+    short = [o[0] for o in owners if o[3] != 4]
     stop(len(short), "boxes are not x, y, width, height", f"annotation {short[:1]}")
     gone = [name for name, *_ in shapes.values() if not os.path.isfile(os.path.join(images, name))]
     stop(len(gone), f"of {len(shapes)} images are not in {images}", gone[:3])
 
     wanted, used = set(classes), set()
-    odd: Counter[str] = Counter()
-    unmasked = []
-    for number, (entry, (_, image, category, x, y, w, h)) in enumerate(zip(objects, owners)):
-        _, width, height = shapes[image]
-        if names.get(category) not in wanted:
-            odd["objects of other classes are left out"] += 1
-        elif w < 1 or h < 1 or entry.get("area", w * h) <= 0:
-            odd["objects without area are left out"] += 1
+    odd: dict[str, list] = defaultdict(list)
+    kept = []
+    for entry in objects:
+        number, (_, width, height) = entry["id"], shapes[entry["image_id"]]
+        if names.get(entry["category_id"]) not in wanted:
+            odd["objects of other classes are left out"].append(number)
+            kept.append(entry)
+            continue
+        changes: dict[str, Any] = {} if "iscrowd" in entry else {"iscrowd": 0}  # pycocotools reads it
+        box, mask = _numbers(entry["bbox"]), entry.get("segmentation") if masks else None
+        if box is None:
+            odd["objects whose box is not of numbers are left out"].append(number)
+            continue
+        if box != entry["bbox"]:
+            odd["boxes are text, read as numbers"].append(number)
+            changes["bbox"] = box
+        if mask:
+            mended, reason = _mend_mask(mask, width, height)
+            if reason:
+                odd[reason].append(number)
+            if not mended:
+                continue
+            if mended != mask:
+                changes["segmentation"] = mended
+        x, y, w, h = box
+        if [area := entry.get("area")] != _numbers([area]):
+            odd["objects lack an area, which is computed"].append(number)
+            area = changes["area"] = _mask_area(mended, width, height) if mask else w * h
+        kept.append(entry | changes if changes else entry)
+        if w < 1 or h < 1 or area <= 0:
+            odd["objects without area are left out"].append(number)
         elif min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
-            odd["objects outside their image are left out"] += 1
+            odd["objects outside their image are left out"].append(number)
+        elif masks and not mask and not entry.get("ignore"):
+            odd[NO_MASK].append(number)
+        elif entry.get("iscrowd"):
+            odd[CROWD].append(number)
         else:
-            used.add(image)
+            used.add(entry["image_id"])
             if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-                odd["boxes reach over the edge of their image and are clipped"] += 1
-            if masks and not entry.get("segmentation") and not entry.get("ignore"):
-                unmasked.append(number)
-    stop(len(unmasked), "objects have no mask, which this config trains", f"annotation {unmasked[:1]}")
+                odd["boxes reach over the edge of their image and are clipped"].append(number)
+    unmasked = odd.pop(NO_MASK, [])
+    stop(len(unmasked), NO_MASK, f"annotation {unmasked[:1]}")
     if not used:
-        raise ValueError(f"{file}: no object of {len(objects)} is of any use ({dict(odd) or 'the file lists none'})")
-    odd["images have no object"] = len(shapes) - len(used)
-    return [f"{file}: {count} {what}" for what, count in odd.items() if count]
+        reasons = {what: len(numbers) for what, numbers in odd.items()}
+        raise ValueError(f"{file}: no object of {len(objects)} is of any use ({reasons or 'the file lists none'})")
+    odd.pop(CROWD, None)  # as in COCO itself
+    warnings = [f"{file}: {len(numbers)} {what} (first: annotation {numbers[0]})" for what, numbers in odd.items()]
+    if empty := [entry["file_name"] for entry in entries if entry["id"] not in used]:
+        warnings.append(f"{file}: {len(empty)} images have no object (first: {empty[0]})")
+
+    changed = any(before is not after for before, after in itertools.zip_longest(objects, kept))
+    order = [category["name"] for category in categories if category["name"] in wanted]
+    if order != list(classes):
+        warnings.append(f"{file}: its categories stand in another order than the classes, and are matched by name")
+        place = {name: i for i, name in enumerate(classes)}
+        categories = sorted(categories, key=lambda category: place.get(category["name"], len(place)))
+        changed = True
+    if changed:
+        return dict(content, annotations=kept, categories=categories), warnings
+    return None, warnings
+
+
+def _numbers(values: Sequence) -> list[float] | None:
+    """``values`` as finite numbers, None if one is none."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _mend_mask(mask: Any, width: int, height: int) -> tuple[list | dict | None, str | None]:
+    """A COCO mask as pycocotools and MMDetection read it, None if there is no way, and what is odd about it."""
+    if isinstance(mask, dict):
+        counts, size = mask.get("counts"), mask.get("size")
+        total = _run_total(counts) if isinstance(counts, str) else sum(_numbers(counts or [None]) or [-1])
+        if size != [height, width] or total != width * height:
+            return None, "objects whose run lengths have another size than their image are left out"
+        return mask, None
+    nested = isinstance(mask, list) and isinstance(mask[0], list)
+    polygons = mask if nested else [mask]
+    good = [n for p in polygons if isinstance(p, list) and len(p) % 2 == 0 and len(n := _numbers(p) or []) >= 6]
+    if not good:
+        return None, "objects whose polygon is not of three or more points x, y are left out"
+    if not nested:
+        return good, "polygons are not in a list, read as one"
+    return good, "objects lose a polygon that is not of three or more points x, y" if len(good) < len(mask) else None
+
+
+def _run_total(counts: str) -> int:
+    """Number of pixels in COCO's compressed run lengths: six bits a character, five of value and one that more follow,
+    each length from the third on as the difference to the one before the last."""
+    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0)
+    if not len(ends) or ends[-1] != len(codes) - 1:
+        return -1
+    starts = np.r_[0, ends[:-1] + 1]
+    lengths = ends - starts + 1
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 31) << 5 * place, starts)
+    values -= np.where(codes[ends] & 16, 1 << 5 * lengths, 0)
+    return int(values[0] + values[1::2].cumsum().sum() + values[2::2].cumsum().sum())
+
+
+def _mask_area(mask: list | dict, width: int, height: int) -> float:
+    from pycocotools.mask import area, frPyObjects, merge
+
+    if isinstance(mask, dict) and isinstance(mask["counts"], str):
+        return float(area(mask))
+    runs = frPyObjects(mask, height, width)
+    return float(area(merge(runs) if isinstance(runs, list) else runs))
+
+
+def write_matched(content: dict, file: str | os.PathLike, folder: str | os.PathLike) -> str:
+    """Write ``content`` beside other annotations of a run, named after ``file`` and what is in it; the path."""
+    text = json.dumps(content)
+    path = Path(folder, f"{Path(file).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json").absolute()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        partial.write_text(text)
+        partial.replace(path)
+    return str(path)
 
 
 def check_label_map(file: str, image: str, labels: set[int], ignored: int) -> str | None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from backbones.configs import find_config
 from backbones.mm.backbone import ZooBackbone
-from backbones.mm.training.annotations import check_coco
+from backbones.mm.training.annotations import match_coco
 from backbones.mm.training.loading import use_load_image
 from backbones.mm.training.seeding import seed_dataloader
 from backbones.mm.training.sharding import ShardedRunner
@@ -236,7 +236,7 @@ def _check_dataset(cfg: Config, path: str, dataset: Config) -> list[str]:
         check_class_counts(cfg.model, len(classes), f"{path} ({kind})")
     if annotations and annotations.suffix == ".json" and classes and int(os.environ.get("RANK", 0)) == 0:
         masks = any(step.get("with_mask") for step in dataset.get("pipeline", []))
-        return check_coco(annotations, classes, folders[0], masks)
+        return match_coco(annotations, classes, folders[0], masks)
     return []
 
 

@@ -1,12 +1,13 @@
 """Annotations are judged before a run meets them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from backbones.mm.training.annotations import EMPTY, check_coco, check_label_map
+from backbones.mm.training.annotations import EMPTY, check_label_map, match_coco, write_matched
 from tests.dense_data import CLASSES, write_dense_data
 
 pytestmark = pytest.mark.mm
@@ -17,17 +18,21 @@ def root(tmp_path):
     return write_dense_data(tmp_path / "data")
 
 
-def check(root, change=None, masks=True):
+def match(root, change=None, masks=True, classes=CLASSES):
     file = root / "objects.json"
     if change:
         content = json.loads(file.read_text())
         change(content)
         file.write_text(json.dumps(content))
-    return check_coco(file, CLASSES, root / "images", masks)
+    return match_coco(file, classes, root / "images", masks)
 
 
-def test_good_annotations_raise_no_word(root):
-    assert check(root) == []
+def check(root, change=None, masks=True):
+    return match(root, change, masks)[1]
+
+
+def test_good_annotations_raise_no_word_and_stay(root):
+    assert match(root) == (None, [])
 
 
 def set_box(number, *box):
@@ -50,7 +55,7 @@ def set_box(number, *box):
 )
 def test_what_is_left_out_is_counted(root, change, message):
     (warning,) = check(root, change)
-    assert warning == f"{root}/objects.json: {message}"
+    assert warning.startswith(f"{root}/objects.json: {message} (first: ")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,9 @@ def test_what_is_left_out_is_counted(root, change, message):
         (set_box(1, 1, 2, 3), r"1 boxes are not x, y, width, height, for example annotation \[1\]"),
         (lambda c: c["images"][1].update(id=0), r"1 numbers belong to several images, for example \[0\]"),
         (lambda c: c["annotations"][1].update(id=0), r"1 numbers belong to several annotations, for example \[0\]"),
+        (lambda c: c["categories"].append(dict(id=8, name="bar")), r"1 names belong to several categories.*\['bar'\]"),
+        (lambda c: c["categories"][1].update(id=0), r"1 numbers belong to several categories, for example \[0\]"),
+        (lambda c: c["images"][1].update(width="96"), "no COCO annotation file: TypeError"),
         (lambda c: c["annotations"][1].update(image_id=9), r"1 annotations belong to no image, .* annotation \[1\]"),
         (lambda c: c["categories"][1].update(name="Bar"), r"1 classes .* no category \(Bar, disc\).*\['bar'\]"),
         (lambda c: c["annotations"][4].update(segmentation=[]), r"1 objects have no mask.*annotation \[4\]"),
@@ -72,6 +80,128 @@ def test_what_is_left_out_is_counted(root, change, message):
 def test_what_cannot_be_trained_with_is_an_error(root, change, message):
     with pytest.raises(ValueError, match=f"objects.json.*{message}"):
         check(root, change)
+
+
+def change(number, **values):
+    """Replace entries of an annotation; None removes."""
+
+    def apply(content):
+        entry = content["annotations"][number]
+        entry.update(values)
+        for key in [key for key, value in entry.items() if value is None]:
+            del entry[key]
+
+    return apply
+
+
+WIDTH, HEIGHT = 96, 64
+TRIANGLE = [10, 10, 30, 10, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "message"),
+    [
+        (dict(area=None), dict(area=480.0), "1 objects lack an area, which is computed (first: annotation 3)"),
+        (dict(area="480"), dict(area=480.0), "1 objects lack an area, which is computed (first: annotation 3)"),
+        (dict(area=float("nan")), dict(area=480.0), "1 objects lack an area"),
+        (dict(iscrowd=None), dict(iscrowd=0), None),
+        (dict(bbox=["1", "2.5", "30", "40"]), dict(bbox=[1, 2.5, 30, 40]), "1 boxes are text, read as numbers"),
+        (dict(segmentation=TRIANGLE), dict(segmentation=[TRIANGLE]), "1 polygons are not in a list, read as one"),
+        (
+            dict(segmentation=[TRIANGLE, [1, 2, 3, 4]]),
+            dict(segmentation=[TRIANGLE]),
+            "1 objects lose a polygon that is not of three or more points x, y",
+        ),
+    ],
+)
+def test_what_can_be_mended_is_mended_and_counted(root, values, expected, message):
+    content, warnings = match(root, change(3, **values))
+    assert len(content["annotations"]) == 10 and content["annotations"][3].items() >= expected.items()
+    assert [w.startswith(f"{root}/objects.json: {message}") for w in warnings] == [True] * bool(message)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(bbox=["left", 2, 3, 4]), "objects whose box is not of numbers"),
+        (dict(bbox=[1, 2, float("nan"), 4]), "objects whose box is not of numbers"),
+        (dict(segmentation=[TRIANGLE[:4]]), "objects whose polygon is not of three or more points x, y"),
+        (dict(segmentation=[[*TRIANGLE, 5]]), "objects whose polygon is not of three or more points x, y"),
+        (dict(segmentation=[*TRIANGLE, 5]), "objects whose polygon is not of three or more points x, y"),
+        (dict(segmentation=[["a"] * 6]), "objects whose polygon is not of three or more points x, y"),
+        (
+            dict(segmentation=dict(size=[WIDTH, HEIGHT], counts=[WIDTH * HEIGHT])),
+            "objects whose run lengths have another size than their image",
+        ),
+        (
+            dict(segmentation=dict(size=[HEIGHT, WIDTH], counts=[5, 5])),
+            "objects whose run lengths have another size than their image",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_taken_out_and_counted(root, values, message):
+    content, (warning,) = match(root, change(3, **values))
+    assert [entry["id"] for entry in content["annotations"]] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert warning == f"{root}/objects.json: 1 {message} are left out (first: annotation 3)"
+
+    def spoil_all(content):
+        for number in range(10):
+            change(number, **values)(content)
+
+    with pytest.raises(ValueError, match=f"no object of 10 is of any use .*{message}.*: 10"):
+        match(root, spoil_all)
+
+
+def test_crowds_alone_are_nothing_to_learn(root):
+    def crowd(content, count):
+        for entry in content["annotations"][:count]:
+            entry["iscrowd"] = 1
+
+    assert match(root, lambda c: crowd(c, 1)) == (None, [])
+    with pytest.raises(ValueError, match="no object of 10 is of any use .*crowds.*: 10"):
+        match(root, lambda c: crowd(c, 10))
+
+
+def test_run_lengths_of_any_mask_are_counted_as_pycocotools_does(root):
+    from pycocotools.mask import encode
+
+    rng = np.random.default_rng(0)
+    for share in (0, 0.001, 0.1, 0.9, 1):
+        mask = np.asfortranarray((rng.random((HEIGHT, WIDTH)) < share).astype(np.uint8))
+        mask[:, :40] = 0  # long runs take several characters
+        counts = encode(mask)["counts"].decode()
+        good = dict(size=[HEIGHT, WIDTH], counts=counts)
+        assert match(root, change(3, segmentation=good))[0] is None
+        for bad in (dict(good, counts=counts[:-1]), dict(good, counts=counts + "1")):
+            assert "run lengths" in match(root, change(3, segmentation=bad))[1][0]
+        content, _ = match(root, change(3, segmentation=good, area=None))
+        assert content["annotations"][3]["area"] == mask.sum()
+        match(root, change(3, area=1.0))
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (1, 2), (7, 90), (2, 1)])
+def test_categories_are_matched_by_name(root, ids):
+    """MMDetection numbers classes in the order of the file, whatever the ids are."""
+
+    def number(content):
+        for category, new in zip(content["categories"], ids):
+            category["id"] = new
+        for entry in content["annotations"]:
+            entry["category_id"] = ids[entry["category_id"]]
+
+    assert match(root, number) == (None, [])
+    content, (warning,) = match(root, classes=CLASSES[::-1])
+    assert [(c["name"], c["id"]) for c in content["categories"]] == [("bar", ids[1]), ("disc", ids[0])]
+    assert "its categories stand in another order than the classes, and are matched by name" in warning
+
+
+def test_what_is_mended_is_written_once(root, tmp_path):
+    content, _ = match(root, change(3, area=None))
+    path = write_matched(content, root / "objects.json", tmp_path / "work")
+    assert json.loads(Path(path).read_text()) == content
+    assert write_matched(content, root / "objects.json", tmp_path / "work") == path
+    assert match_coco(path, CLASSES, root / "images", True) == (None, [])
+    assert len(list((tmp_path / "work").iterdir())) == 1
 
 
 def test_boxes_alone_need_no_masks(root):
