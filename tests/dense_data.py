@@ -56,7 +56,7 @@ def write_dense_data(root: Path) -> Path:
             a, b, w, h = map(float, box)
             polygon = [[a, b, a + w, b, a + w, b + h, a, b + h]]
             entry = dict(
-                id=len(annotations), image_id=i, category_id=category, bbox=[a, b, w, h], area=w * h, iscrowd=0
+                id=len(annotations) + 1, image_id=i, category_id=category, bbox=[a, b, w, h], area=w * h, iscrowd=0
             )
             annotations.append(dict(entry, segmentation=polygon))
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]

@@ -141,7 +141,7 @@ def test_files_and_their_pixels(tmp_path, ending, make, options, expected):
     np.testing.assert_array_equal(np.asarray(image), expected)
     with open(path, "rb") as file:
         assert read_image(file) == image
-    assert inspect_image(path).size == image.size and why_unreadable(path) is None
+    assert inspect_image(path).size() == image.size and why_unreadable(path) is None
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -153,8 +153,9 @@ def test_every_orientation_of_a_photograph(tmp_path, orientation):
         stored.load()
         assert read_image(path) == ImageOps.exif_transpose(stored).convert("RGB")
         np.testing.assert_array_equal(read_image(path, orient=False), stored)
-    assert inspect_image(path) == (read_image(path).size, orientation)
-    assert inspect_image(path, orient=False).size == (64, 48)
+    info = inspect_image(path)
+    assert info.orientation == orientation and info.size() == read_image(path).size
+    assert info.size(orient=False) == (64, 48)
 
 
 @pytest.mark.parametrize("values", [[[-1, 3]], [[0, 65536]], [[0, np.nan]], [[0, np.inf]]])

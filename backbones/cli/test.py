@@ -15,7 +15,11 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from backbones.mm.training.run import build_runner, check_config, load_config, load_weights
+from backbones.mm.training.checks import leaf_datasets
+from backbones.mm.training.hooks import RunStopped
+from backbones.mm.training.matching import check_names, match_data, trained_names
+from backbones.mm.training.run import build_runner, check_config, check_work_dir, load_config, load_weights
+from backbones.weights import load_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -39,11 +43,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if "backbone" in cfg.model:
             cfg.model.backbone.update(pretrained=False, init_cfg=None)
         check_config(cfg, training=False)
+        check_work_dir(cfg.work_dir)
+        names = trained_names(load_checkpoint(args.checkpoint), args.checkpoint)
+        warnings = match_data(cfg, training=False, names=names)
         runner = build_runner(cfg)
+        for warning in warnings:
+            runner.logger.warning(warning)
         load_weights(getattr(runner.model, "module", runner.model), args.checkpoint)
+        for dataset in leaf_datasets(runner.test_loop.dataloader.dataset) if names else ():
+            if classes := getattr(dataset, "metainfo", {}).get("classes"):
+                check_names(classes, type(dataset).__name__, names)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    metrics = {name: float(value) for name, value in runner.test().items()}
+    try:
+        metrics = {name: float(value) for name, value in runner.test().items()}
+    except RunStopped as error:
+        sys.exit(f"error: {error}")
     Path(cfg.work_dir, "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
 

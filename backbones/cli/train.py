@@ -13,6 +13,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -20,6 +21,7 @@ from mmengine.logging import print_log
 
 from backbones.layers.kernels import keep_freed_memory
 from backbones.mm.training.hooks import RunStopped
+from backbones.mm.training.matching import match_data, trained_names
 from backbones.mm.training.run import build_runner, check_config, check_work_dir, latest_checkpoint, load_config
 from backbones.weights import load_checkpoint
 
@@ -76,9 +78,9 @@ def prepare(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def resumed_seed(cfg: Config) -> int | None:
+def resumed_seed(cfg: Config, checkpoint: dict[str, Any]) -> int | None:
     """The seed of the run that ``cfg`` resumes: its order of images and its augmentation go on."""
-    seed = (load_checkpoint(cfg.load_from).get("meta") or {}).get("seed")
+    seed = (checkpoint.get("meta") or {}).get("seed")
     chosen = cfg.get("randomness", {}).get("seed")
     if None not in (seed, chosen) and seed != chosen:
         raise ValueError(f"{cfg.load_from} is of a run with seed {seed}, not {chosen}: resume with --seed {seed}")
@@ -108,10 +110,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         cfg = prepare(args)
-        warnings = check_config(cfg)
-        if cfg.resume:
-            cfg.randomness = dict(cfg.get("randomness", {}), seed=resumed_seed(cfg))
+        check_config(cfg)
         check_work_dir(cfg.work_dir)
+        names = None
+        if cfg.resume:
+            checkpoint = load_checkpoint(cfg.load_from)
+            cfg.randomness = dict(cfg.get("randomness", {}), seed=resumed_seed(cfg, checkpoint))
+            names = trained_names(checkpoint, cfg.load_from)
+        warnings = match_data(cfg, names=names)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     keep_freed_memory()  # every iteration allocates the same tensors

@@ -1,13 +1,15 @@
 """Training from configs, as the command line does it."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from backbones.cli import test, train
+from backbones.cli import predict, test, train
+from backbones.images import list_images
 from backbones.mm.training.digits import write_digits
 from tools import demo
 
@@ -90,7 +92,7 @@ def test_bad_images_stop_training_before_it_starts(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.py"], "no config at 'absent.py'"),
+        (["absent.py"], "no config 'absent.py'"),
         ([str(ROOT / "configs/van/classification/van-b0_8xb128_in1k.py")], "no data folder .* image-net.org"),
         ([CONFIG, "--cfg-options", "model.backbone.model=test_vam"], "did you mean test_van"),
         ([CONFIG, "--cfg-options", "model.backbone.num_classes=7"], "set model.backbone.num_classes=10"),
@@ -116,8 +118,50 @@ def test_checkpoint_that_does_not_fit_stops_testing(tmp_path):
         test.main([CONFIG, str(path), "--work-dir", str(tmp_path)])
 
 
+def save_digits(path: Path, classes: tuple[str, ...] | None) -> str:
+    import backbones
+
+    weights = backbones.create_model("test_van.digits", pretrained=True).state_dict()
+    torch.save({"state_dict": weights, "meta": {"dataset_meta": {"classes": classes}, "seed": 0}}, path)
+    return str(path)
+
+
+def test_a_test_has_the_classes_of_training(tmp_path, capsys):
+    """Without one folder, results of the others are as before, and other folders stop."""
+    root = write_digits(tmp_path / "digits")
+    checkpoint = save_digits(tmp_path / "epoch_1.pth", tuple("0123456789"))
+
+    config = tmp_path / "config.py"
+    config.write_text(
+        f"""
+_base_ = {CONFIG!r}
+pipeline = _base_.test_pipeline
+data_root = {str(root / "val")!r}
+test_dataloader = dict(dataset=dict(_delete_=True, type="CustomDataset", data_root=data_root, pipeline=pipeline))
+"""
+    )
+    arguments = [str(config), checkpoint, "--work-dir", str(tmp_path / "work")]
+    trained = predict.load_mm(CONFIG, checkpoint, "cpu")
+    files = [file for file in list_images(root / "val") if Path(file).parent.name != "3"]
+    answers = predict.run(trained.probabilities, files, 60).argmax(1).tolist()
+    share = 100 * sum(int(Path(file).parent.name) == answer for file, answer in zip(files, answers)) / len(files)
+    shutil.rmtree(root / "val/3")
+    (root / "val/.ipynb_checkpoints").mkdir()
+    assert test.main(arguments)["accuracy/top1"] == pytest.approx(share, abs=1e-3) > 90
+    (root / "val/4").rename(root / "val/four")
+    with pytest.raises(SystemExit, match=r"error: .*val has folders that are no class \(four\), .*epoch_1.pth has"):
+        test.main(arguments)
+
+
+def test_data_that_were_written_before_have_the_classes_of_training(digits, tmp_path):
+    checkpoint = save_digits(tmp_path / "epoch_1.pth", tuple("abcdefghij"))
+    extra = ["--cfg-options", f"test_dataloader.dataset.data_root={digits}"]
+    with pytest.raises(SystemExit, match=r"error: CustomDataset has the classes \(0, 1, .*epoch_1.pth \(a, b, "):
+        test.main([CONFIG, checkpoint, "--work-dir", str(tmp_path), *extra])
+
+
 def test_images_are_checked_in_any_dataset():
-    from backbones.mm.training.hooks import leaf_datasets
+    from backbones.mm.training.checks import leaf_datasets
 
     class Leaf:
         def __init__(self, names):

@@ -1,22 +1,22 @@
 """Annotations of detection and segmentation data, looked at before training starts rather than when they are met."""
 
-import hashlib
 import itertools
 import json
 import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["EMPTY", "check_label_map", "find_bad_label_maps", "match_coco", "write_matched"]
+from backbones.images import ImageInfo, map_files
 
-EMPTY = "no label"
+__all__ = ["IGNORED", "count_labels", "inspect_label_maps", "judge_labels", "label_meanings", "match_coco"]
+
+IGNORED = -1  # among classes
 NO_MASK = "objects have no mask, which this config trains"
 CROWD = "objects are crowds (iscrowd=1), which are not learnt"
 
@@ -89,6 +89,9 @@ def match_coco(
         if box != entry["bbox"]:
             odd["boxes are text, read as numbers"].append(number)
             changes["bbox"] = box
+        if number == 0:  # pycocotools takes a match with number 0 for none: average precision would be too low
+            odd["annotations have the number 0, which evaluation takes for none, and get another"].append(number)
+            changes["id"] = 1 + max(owner[0] for owner in owners)
         if mask:
             mended, reason = _mend_mask(mask, width, height)
             if reason:
@@ -187,54 +190,109 @@ def _mask_area(mask: list | dict, width: int, height: int) -> float:
     return float(area(merge(runs) if isinstance(runs, list) else runs))
 
 
-def write_matched(content: dict, file: str | os.PathLike, folder: str | os.PathLike) -> str:
-    """Write ``content`` beside other annotations of a run, named after ``file`` and what is in it; the path."""
-    text = json.dumps(content)
-    path = Path(folder, f"{Path(file).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json").absolute()
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".partial-{os.getpid()}")
-        partial.write_text(text)
-        partial.replace(path)
-    return str(path)
-
-
-def check_label_map(file: str, image: str, labels: set[int], ignored: int) -> str | None:
-    """Why a semantic label map is of no use, None if it is.
+def count_labels(file: str | os.PathLike, size: tuple[int, int], meanings: dict[int, int]) -> Counter[int]:
+    """Pixels of each class in a semantic label map: one grey value or palette index a pixel.
 
     Args:
-        file: label map, one grey value or palette index a pixel.
-        image: its image.
-        labels: values that mean a class (or nothing).
-        ignored: value that means nothing.
+        file: label map.
+        size: width and height of its image.
+        meanings: class of each value that may be there.
+
+    Raises:
+        ValueError: If it is of no use; the message says why.
     """
     try:
         with Image.open(file) as opened:
-            size, values = opened.size, np.unique(np.asarray(opened))
-            if opened.mode not in ("L", "P", "I", "I;16", "1"):
-                return f"mode {opened.mode}: a label map has one value a pixel"
-        with Image.open(image) as opened:
-            if opened.size != size:
-                return f"{size[0]}x{size[1]} pixels, its image {opened.size[0]}x{opened.size[1]}"
+            opened.load()
+            if opened.mode in ("L", "P"):
+                values = dict(enumerate(opened.histogram()))
+            elif opened.mode in ("1", "I") or opened.mode.startswith("I;"):
+                values = dict(zip(*(part.tolist() for part in np.unique(np.asarray(opened), return_counts=True))))
+            else:
+                raise ValueError(f"mode {opened.mode}: a label map has one value a pixel")
+            found = opened.size
     except FileNotFoundError:
-        return "is missing"
+        raise ValueError("is missing") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        return str(error) or type(error).__name__
-    if wrong := sorted(set(values.tolist()) - labels - {ignored}):
+        raise ValueError(str(error) or type(error).__name__) from error
+    if found != size:
+        raise ValueError(f"{found[0]}x{found[1]} pixels, its image {size[0]}x{size[1]}")
+    present = [int(value) for value, count in values.items() if count]
+    if wrong := sorted(set(present) - meanings.keys()):
         shown = ", ".join(map(str, wrong[:5])) + (" ..." if len(wrong) > 5 else "")
-        return f"labels {shown} are of no class (classes are {min(labels)} to {max(labels)}, {ignored} is ignored)"
-    return EMPTY if set(values.tolist()) <= {ignored} else None
+        raise ValueError(f"labels {shown} are of no class (a map has {_describe(meanings)})")
+    counts: Counter[int] = Counter()
+    for value in present:
+        counts[meanings[value]] += values[value]
+    return counts
 
 
-def find_bad_label_maps(dataset) -> dict[str, str]:
-    """Label maps of one of MMSegmentation's datasets that cannot be trained with, with the reason (see
-    :func:`check_label_map`); nothing for datasets without such maps."""
+def _describe(meanings: dict[int, int]) -> str:
+    values = sorted(value for value, meaning in meanings.items() if meaning != IGNORED)
+    ignored = ", ".join(str(value) for value, meaning in sorted(meanings.items()) if meaning == IGNORED)
+    return f"{values[0]} to {values[-1]}; ignored are {ignored}"
+
+
+def label_meanings(dataset: Any) -> dict[int, int]:
+    """Class of each value in the label maps of one of MMSegmentation's datasets; ``IGNORED`` for those of none."""
+    shift = int(dataset.reduce_zero_label)  # 0 in the file is nothing then, and 1 the first class
+    numbers = dataset.label_map or {i: i for i in range(len(dataset.metainfo["classes"]))}
+    meanings = {old + shift: IGNORED if new == dataset.ignore_index else new for old, new in numbers.items()}
+    return meanings | {dataset.ignore_index: IGNORED} | ({0: IGNORED} if shift else {})
+
+
+def inspect_label_maps(
+    dataset: Any, infos: dict[str, ImageInfo], orient: bool
+) -> tuple[dict[str, str], dict[str, Counter[int]]]:
+    """Label maps of one of MMSegmentation's datasets: why some are of no use, and the classes of the others' pixels.
+
+    Args:
+        dataset: one that has no label maps gives nothing.
+        infos: its images, by name.
+        orient: whether images are rotated as their orientation tags say.
+    """
     if not hasattr(dataset, "reduce_zero_label"):
-        return {}
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    files = [(info["seg_map_path"], info["img_path"]) for info in infos if info.get("seg_map_path")]
-    # with reduce_zero_label, 0 in the file is nothing and 1 the first class
-    labels = set(dataset.label_map or range(len(dataset.metainfo["classes"]) + bool(dataset.reduce_zero_label)))
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        reasons = pool.map(lambda pair: check_label_map(pair[0], pair[1], labels, dataset.ignore_index), files)
-        return {file: reason for (file, _), reason in zip(files, reasons) if reason}
+        return {}, {}
+    samples = (dataset.get_data_info(i) for i in range(len(dataset)))
+    images = {str(sample["seg_map_path"]): str(sample["img_path"]) for sample in samples if sample.get("seg_map_path")}
+    meanings = label_meanings(dataset)
+
+    def count(file: str) -> Counter[int] | str:
+        try:
+            return count_labels(file, infos[images[file]].size(orient), meanings)
+        except ValueError as error:
+            return str(error)
+
+    results = map_files(count, images, progress="checking label maps")
+    bad = {file: result for file, result in results.items() if isinstance(result, str)}
+    return bad, {file: result for file, result in results.items() if not isinstance(result, str)}
+
+
+def judge_labels(counts: dict[str, Counter[int]], classes: Sequence[str]) -> list[str]:
+    """What is odd about the classes of the label maps that a model is trained on, a sentence each.
+
+    Args:
+        counts: pixels of each class in each map.
+        classes: names.
+
+    Raises:
+        ValueError: If only one class occurs, so that there is nothing to learn.
+    """
+    total: Counter[int] = sum(counts.values(), Counter())
+    share = total[IGNORED] / max(total.total(), 1)
+    present = [i for i in total if i != IGNORED and total[i]]
+    missing = [name for i, name in enumerate(classes) if i not in present]
+    if len(present) < 2 <= len(classes):
+        only = f"only pixels of {classes[present[0]]!r}" if present else "no pixel of any class"
+        raise ValueError(
+            f"{len(counts)} label maps for training have {only}, and {share:.1%} are ignored (255), so that there is "
+            f"nothing to learn: write the number of each class, 0 to {len(classes) - 1}, into the maps"
+        )
+    warnings = []
+    if missing:
+        warnings.append(f"no pixel of {len(counts)} label maps for training is of {', '.join(missing[:20])}")
+    if share > 0.5:
+        warnings.append(f"{share:.1%} of the pixels of {len(counts)} label maps for training are ignored")
+    if empty := [file for file, count in counts.items() if count.keys() <= {IGNORED}]:
+        warnings.append(f"{len(empty)} label maps have no label (first: {empty[0]})")
+    return warnings

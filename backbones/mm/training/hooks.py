@@ -16,9 +16,8 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
-from backbones.images import find_bad_images
-from backbones.mm.training.annotations import EMPTY, find_bad_label_maps
-from backbones.mm.training.run import check_class_counts, latest_checkpoint
+from backbones.mm.training.checks import check_data, leaf_datasets
+from backbones.mm.training.run import latest_checkpoint
 
 __all__ = [
     "AtomicBackend",
@@ -28,7 +27,6 @@ __all__ = [
     "FiniteLossHook",
     "LearningCurveHook",
     "RunStopped",
-    "leaf_datasets",
     "read_scalars",
 ]
 
@@ -65,58 +63,33 @@ class AtomicBackend(LocalBackend):
 
 @HOOKS.register_module()
 class CheckDataHook(Hook):
-    """Read every image and label map of the training and validation sets once before the first iteration.
+    """Read every image and label map once before the first iteration, and before a test.
 
-    Also compares class counts with the model's. Costs a minute a million small files on a fast disk;
-    ``default_hooks=dict(check_data=None)`` turns it off.
+    Compares them with what the annotations say (sizes, labels), and the data sets' classes with each other and the
+    model's. ``default_hooks=dict(check_data=None)`` turns it off. docs/long_runs.md has a table and what it costs.
 
     Raises:
-        RunStopped: some images or label maps cannot be used, which the message lists, or the model has another number
-            of classes.
+        RunStopped: If images or label maps cannot be used, which the message lists, or counts or classes differ.
     """
 
     def before_train(self, runner) -> None:
+        self._check(runner, [runner.train_dataloader, getattr(runner.val_loop, "dataloader", None)], training=True)
+
+    def before_test(self, runner) -> None:
+        self._check(runner, [runner.test_dataloader], training=False)
+
+    def _check(self, runner, loaders: list, training: bool) -> None:
         message: list[str | None] = [None]
         if is_main_process():
             try:
-                self._check(runner)
+                parts = [leaf_datasets(loader.dataset) for loader in loaders if loader]
+                for warning in check_data(parts, runner.cfg.model, training):
+                    runner.logger.warning(warning)
             except ValueError as error:
                 message = [str(error)]
         broadcast_object_list(message)
         if message[0]:
             raise RunStopped(message[0])
-
-    def _check(self, runner) -> None:
-        loaders = [runner.train_dataloader, getattr(runner.val_loop, "dataloader", None)]
-        datasets = [dataset for loader in loaders if loader for dataset in leaf_datasets(loader.dataset)]
-        for dataset in datasets:
-            if classes := getattr(dataset, "metainfo", {}).get("classes"):
-                check_class_counts(runner.cfg.model, len(classes), type(dataset).__name__)
-        infos = (dataset.get_data_info(i) for dataset in datasets for i in range(len(dataset)))
-        files = sorted({str(info["img_path"]) for info in infos if "img_path" in info})
-        if bad := find_bad_images(files, progress="checking images"):
-            raise ValueError(_listing(f"{len(bad)} of {len(files)} images cannot be read", bad))
-        maps = {file: reason for dataset in datasets for file, reason in find_bad_label_maps(dataset).items()}
-        if bad := {file: reason for file, reason in maps.items() if reason != EMPTY}:
-            raise ValueError(_listing(f"{len(bad)} label maps cannot be used", bad))
-        if maps:
-            runner.logger.warning(f"{len(maps)} label maps have no label, for example {next(iter(maps))}")
-
-
-def _listing(title: str, bad: dict[str, str], most: int = 50) -> str:
-    lines = [f"  {file}: {reason}" for file, reason in list(bad.items())[:most]]
-    more = [f"  ... and {len(bad) - most} more"] if len(bad) > most else []
-    return "\n".join([f"{title}, remove or replace:", *lines, *more])
-
-
-def leaf_datasets(dataset) -> list:
-    """The datasets inside one of any of the OpenMMLab libraries, wrappers (repeat, concat, class balance) opened."""
-    for inner in ("dataset", "datasets"):
-        if hasattr(dataset, inner):
-            nested = getattr(dataset, inner)
-            parts = nested if isinstance(nested, (list, tuple)) else [nested]
-            return [leaf for part in parts for leaf in leaf_datasets(part)]
-    return [dataset]
 
 
 @HOOKS.register_module()

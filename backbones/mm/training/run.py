@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from torch import nn
 
 from backbones.configs import find_config
 from backbones.mm.backbone import ZooBackbone
-from backbones.mm.training.annotations import match_coco
 from backbones.mm.training.loading import use_load_image
 from backbones.mm.training.seeding import seed_dataloader
 from backbones.mm.training.sharding import ShardedRunner
@@ -31,7 +31,9 @@ __all__ = [
     "check_config",
     "check_file",
     "check_work_dir",
+    "class_names",
     "latest_checkpoint",
+    "leaf_configs",
     "load_config",
     "load_weights",
 ]
@@ -77,29 +79,28 @@ def load_config(name: str | os.PathLike, options: dict[str, Any] | None = None) 
     return cfg
 
 
-def check_config(cfg: Config, training: bool = True) -> list[str]:
+def check_config(cfg: Config, training: bool = True) -> None:
     """Find mistakes that would otherwise surface late or obscurely; builds the backbone without memory.
 
-    Returns:
-        What is odd but does not stop a run, a sentence each.
+    What is in annotations and folders is looked at by :func:`backbones.mm.training.matching.match_data`.
 
     Raises:
         ValueError: unknown model or option, a neck or head for other widths, class counts that contradict each other or
-            the dataset's, annotations that training would stumble over, checkpoints that a killed run could not go on
+            the dataset's, one class with a loss that is then always 0, checkpoints that a killed run could not go on
             from, a truncated checkpoint.
         FileNotFoundError: a data folder, an annotation file or a checkpoint is missing.
     """
-    warnings: list[str] = []
     model = cfg.model
     if model.get("backbone", {}).get("type") == "ZooBackbone":
         _check_model(model, cfg.get("data_preprocessor"))
+    _check_single_class(model)
     if model.get("type") == "DiffusionTrainer":
         _check_generator(model)
     for name in ("train_dataloader", "val_dataloader") if training else ("test_dataloader",):
         if cfg.get(name):
-            for path, dataset in _leaf_datasets(cfg[name].dataset, f"{name}.dataset"):
+            for path, dataset in leaf_configs(cfg[name].dataset, f"{name}.dataset"):
                 if dataset.type.split(".")[-1] not in SELF_MADE:
-                    warnings += _check_dataset(cfg, path, dataset)
+                    _check_dataset(cfg, path, dataset)
     for name in ("val",) if training else ("test",):
         if cfg.get(f"{name}_dataloader"):
             _check_evaluator(cfg, name)
@@ -110,7 +111,6 @@ def check_config(cfg: Config, training: bool = True) -> list[str]:
     checkpoint = (model.get("backbone", {}).get("init_cfg") or {}).get("checkpoint")
     if training and checkpoint:
         check_file(checkpoint)
-    return warnings
 
 
 def _check_model(model: Config, data_preprocessor: Config | None = None) -> None:
@@ -155,6 +155,23 @@ def _check_model(model: Config, data_preprocessor: Config | None = None) -> None
             index = head.get("in_index", -1)
             if isinstance(index, int) and index < len(widths):
                 _check_widths(f"{name}.in_channels", reads, {widths[index]}, source)
+
+
+def _check_single_class(model: Config) -> None:
+    """Softmax over one class is 1, and cross entropy 0, whatever the model computes."""
+    head = model.get("head") or {}
+    parts = [(name, part, part.get("loss_decode")) for name, part in _parts(model) if re.match(r"(decode|aux)", name)]
+    if "MultiLabel" not in head.get("type", ""):
+        name = "backbone" if model.get("backbone", {}).get("out_indices", ()) is None else "head"
+        parts.append((name, model.get(name) or {}, head.get("loss")))
+    for name, part, losses in parts:
+        for loss in losses if isinstance(losses, (list, tuple)) else [losses or {}]:
+            softmax = loss.get("type", "CrossEntropyLoss") == "CrossEntropyLoss" and not loss.get("use_sigmoid")
+            if part.get("num_classes") == 1 and softmax:
+                raise ValueError(
+                    f"model.{name}.num_classes is 1, and cross entropy over one class is always 0: set it to 2 and "
+                    "count the rest as a class (background), or set use_sigmoid=True in its loss"
+                )
 
 
 def _check_generator(model: Config) -> None:
@@ -206,18 +223,18 @@ def check_class_counts(model: Config, classes: int, source: str) -> None:
             )
 
 
-def _leaf_datasets(dataset: Config, path: str) -> Iterator[tuple[str, Config]]:
+def leaf_configs(dataset: Config, path: str) -> Iterator[tuple[str, Config]]:
     """Place in the config and config of the datasets inside wrappers (repeat, concat, class balance)."""
     for key in ("dataset", "datasets"):
         if key in dataset:
             nested = dataset[key]
             for part in nested if isinstance(nested, (list, tuple)) else [nested]:
-                yield from _leaf_datasets(part, f"{path}.{key}")
+                yield from leaf_configs(part, f"{path}.{key}")
             return
     yield path, dataset
 
 
-def _check_dataset(cfg: Config, path: str, dataset: Config) -> list[str]:
+def _check_dataset(cfg: Config, path: str, dataset: Config) -> None:
     root = dataset.get("data_root") or ""
     kind = dataset.type.split(".")[-1]
     hint = HINTS.get(kind, "put the data there").format(root=root)
@@ -231,29 +248,36 @@ def _check_dataset(cfg: Config, path: str, dataset: Config) -> list[str]:
     if annotations and not annotations.exists():
         raise FileNotFoundError(f"no annotation file {str(annotations)!r}. {hint}")
 
-    classes = _class_names(cfg, dataset)
+    classes = class_names(cfg, path, dataset)
     if classes:
         check_class_counts(cfg.model, len(classes), f"{path} ({kind})")
-    if annotations and annotations.suffix == ".json" and classes and int(os.environ.get("RANK", 0)) == 0:
-        masks = any(step.get("with_mask") for step in dataset.get("pipeline", []))
-        return match_coco(annotations, classes, folders[0], masks)
-    return []
 
 
-def _class_names(cfg: Config, dataset: Config) -> Sequence[str] | None:
-    """Names of a dataset's classes as far as they are known before it is read."""
-    classes = (dataset.get("metainfo") or {}).get("classes")
+def class_names(cfg: Config, path: str, dataset: Config) -> Sequence[str] | None:
+    """Names of a dataset's classes as far as they are known before it is read.
+
+    Raises:
+        ValueError: If they are one text that names no file, or one name is there twice.
+    """
+    classes = (dataset.get("metainfo") or {}).get("classes") or dataset.get("classes")
     if isinstance(classes, str):
-        return Path(classes).read_text().splitlines()
-    if classes is None:
+        if not os.path.isfile(classes):
+            raise ValueError(
+                f"the classes of {path} are {classes!r}, one text, and no file has that name: write "
+                f"metainfo=dict(classes=({classes!r},)), with the comma, for one class"
+            )
+        classes = Path(classes).read_text().splitlines()
+    if classes is None:  # those of a known data set; ImageNet has two cranes
         kind = dataset.type if "." in dataset.type else f"{cfg.get('default_scope') or 'mmengine'}.{dataset.type}"
         classes = getattr(DATASETS.get(kind), "METAINFO", {}).get("classes")
+    elif twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise ValueError(f"{path} has classes of one name: {twice[:5]}")
     return classes
 
 
 def _check_evaluator(cfg: Config, name: str) -> None:
     evaluators = cfg.get(f"{name}_evaluator") or []
-    self_made = [d.type in SELF_MADE for _, d in _leaf_datasets(cfg[f"{name}_dataloader"].dataset, "")]
+    self_made = [d.type in SELF_MADE for _, d in leaf_configs(cfg[f"{name}_dataloader"].dataset, "")]
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
         file = evaluator.get("ann_file")
         if file and not any(self_made) and not os.path.isfile(file):

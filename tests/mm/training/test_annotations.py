@@ -1,13 +1,14 @@
 """Annotations are judged before a run meets them."""
 
 import json
-from pathlib import Path
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from backbones.mm.training.annotations import EMPTY, check_label_map, match_coco, write_matched
+from backbones.mm.training.annotations import IGNORED, count_labels, judge_labels, label_meanings, match_coco
 from tests.dense_data import CLASSES, write_dense_data
 
 pytestmark = pytest.mark.mm
@@ -63,15 +64,15 @@ def test_what_is_left_out_is_counted(root, change, message):
     [
         (lambda c: c.pop("categories"), "no COCO annotation file: KeyError: 'categories'"),
         (lambda c: c["annotations"][2].pop("bbox"), "no COCO annotation file: KeyError: 'bbox'"),
-        (set_box(1, 1, 2, 3), r"1 boxes are not x, y, width, height, for example annotation \[1\]"),
+        (set_box(1, 1, 2, 3), r"1 boxes are not x, y, width, height, for example annotation \[2\]"),
         (lambda c: c["images"][1].update(id=0), r"1 numbers belong to several images, for example \[0\]"),
-        (lambda c: c["annotations"][1].update(id=0), r"1 numbers belong to several annotations, for example \[0\]"),
+        (lambda c: c["annotations"][1].update(id=1), r"1 numbers belong to several annotations, for example \[1\]"),
         (lambda c: c["categories"].append(dict(id=8, name="bar")), r"1 names belong to several categories.*\['bar'\]"),
         (lambda c: c["categories"][1].update(id=0), r"1 numbers belong to several categories, for example \[0\]"),
         (lambda c: c["images"][1].update(width="96"), "no COCO annotation file: TypeError"),
-        (lambda c: c["annotations"][1].update(image_id=9), r"1 annotations belong to no image, .* annotation \[1\]"),
+        (lambda c: c["annotations"][1].update(image_id=9), r"1 annotations belong to no image, .* annotation \[2\]"),
         (lambda c: c["categories"][1].update(name="Bar"), r"1 classes .* no category \(Bar, disc\).*\['bar'\]"),
-        (lambda c: c["annotations"][4].update(segmentation=[]), r"1 objects have no mask.*annotation \[4\]"),
+        (lambda c: c["annotations"][4].update(segmentation=[]), r"1 objects have no mask.*annotation \[5\]"),
         (lambda c: c["annotations"].clear(), "no object of 0 is of any use .*lists none"),
         (lambda c: [a.update(category_id=5) for a in c["annotations"]], "no object of 10 is of any use"),
         (lambda c: c["images"][3].update(file_name="9.png"), r"1 of 5 images are not in .*images.*\['9.png'\]"),
@@ -101,8 +102,8 @@ TRIANGLE = [10, 10, 30, 10, 30, 30]
 @pytest.mark.parametrize(
     ("values", "expected", "message"),
     [
-        (dict(area=None), dict(area=480.0), "1 objects lack an area, which is computed (first: annotation 3)"),
-        (dict(area="480"), dict(area=480.0), "1 objects lack an area, which is computed (first: annotation 3)"),
+        (dict(area=None), dict(area=480.0), "1 objects lack an area, which is computed (first: annotation 4)"),
+        (dict(area="480"), dict(area=480.0), "1 objects lack an area, which is computed (first: annotation 4)"),
         (dict(area=float("nan")), dict(area=480.0), "1 objects lack an area"),
         (dict(iscrowd=None), dict(iscrowd=0), None),
         (dict(bbox=["1", "2.5", "30", "40"]), dict(bbox=[1, 2.5, 30, 40]), "1 boxes are text, read as numbers"),
@@ -141,8 +142,8 @@ def test_what_can_be_mended_is_mended_and_counted(root, values, expected, messag
 )
 def test_what_cannot_be_read_is_taken_out_and_counted(root, values, message):
     content, (warning,) = match(root, change(3, **values))
-    assert [entry["id"] for entry in content["annotations"]] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-    assert warning == f"{root}/objects.json: 1 {message} are left out (first: annotation 3)"
+    assert [entry["id"] for entry in content["annotations"]] == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+    assert warning == f"{root}/objects.json: 1 {message} are left out (first: annotation 4)"
 
     def spoil_all(content):
         for number in range(10):
@@ -150,6 +151,12 @@ def test_what_cannot_be_read_is_taken_out_and_counted(root, values, message):
 
     with pytest.raises(ValueError, match=f"no object of 10 is of any use .*{message}.*: 10"):
         match(root, spoil_all)
+
+
+def test_number_0_is_no_number_for_evaluation(root):
+    content, (warning,) = match(root, change(3, id=0))
+    assert [entry["id"] for entry in content["annotations"]] == [1, 2, 3, 11, 5, 6, 7, 8, 9, 10]
+    assert "1 annotations have the number 0, which evaluation takes for none, and get another" in warning
 
 
 def test_crowds_alone_are_nothing_to_learn(root):
@@ -195,15 +202,6 @@ def test_categories_are_matched_by_name(root, ids):
     assert "its categories stand in another order than the classes, and are matched by name" in warning
 
 
-def test_what_is_mended_is_written_once(root, tmp_path):
-    content, _ = match(root, change(3, area=None))
-    path = write_matched(content, root / "objects.json", tmp_path / "work")
-    assert json.loads(Path(path).read_text()) == content
-    assert write_matched(content, root / "objects.json", tmp_path / "work") == path
-    assert match_coco(path, CLASSES, root / "images", True) == (None, [])
-    assert len(list((tmp_path / "work").iterdir())) == 1
-
-
 def test_boxes_alone_need_no_masks(root):
     assert check(root, lambda c: c["annotations"][4].update(segmentation=[]), masks=False) == []
 
@@ -215,18 +213,56 @@ def test_broken_file_is_named(root):
 
 
 def test_label_maps(tmp_path):
-    image, file = str(tmp_path / "image.png"), str(tmp_path / "map.png")
-    Image.new("RGB", (4, 2)).save(image)
+    file = tmp_path / "map.png"
+    meanings = {0: 0, 1: 1, 2: 2, 255: IGNORED}
 
-    def reason(values, labels=(0, 1, 2)):
-        Image.fromarray(np.array(values, dtype="uint8")).save(file)
-        return check_label_map(file, image, set(labels), ignored=255)
+    def count(values, dtype="uint8", size=(4, 2)):
+        Image.fromarray(np.array(values, dtype=dtype)).save(file)
+        return count_labels(file, size, meanings)
 
-    assert reason([[0, 1, 2, 255]] * 2) is None
-    assert reason([[255] * 4] * 2) == EMPTY
-    assert reason([[0, 1, 2, 3]] * 2) == "labels 3 are of no class (classes are 0 to 2, 255 is ignored)"
-    assert reason([[0, 1, 2]] * 2) == "3x2 pixels, its image 4x2"
-    assert reason([[[0, 1, 2]] * 4] * 2) == "mode RGB: a label map has one value a pixel"
-    open(file, "wb").close()
-    assert "cannot identify" in check_label_map(file, image, {0}, 255)
-    assert check_label_map(str(tmp_path / "absent.png"), image, {0}, 255) == "is missing"
+    for dtype in ("uint8", "uint16"):
+        assert count([[0, 1, 2, 255], [0, 0, 1, 1]], dtype) == {0: 3, 1: 3, 2: 1, IGNORED: 1}
+    assert count([[0, 1, 1, 0]] * 2, bool) == {0: 4, 1: 4}
+    for values, dtype, message in (
+        ([[0, 1, 2, 3]] * 2, "uint8", r"labels 3 are of no class \(a map has 0 to 2; ignored are 255\)"),
+        ([[0, 1, 2, 299]] * 2, "uint16", "labels 299 are of no class"),
+        ([[0, 1, 2]] * 2, "uint8", "3x2 pixels, its image 4x2"),
+        ([[[0, 1, 2]] * 4] * 2, "uint8", "mode RGB: a label map has one value a pixel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            count(values, dtype)
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot identify"):
+        count_labels(file, (4, 2), meanings)
+    with pytest.raises(ValueError, match="is missing"):
+        count_labels(tmp_path / "absent.png", (4, 2), meanings)
+
+
+@pytest.mark.parametrize(
+    ("options", "meanings"),
+    [
+        (dict(), {0: 0, 1: 1, 255: IGNORED}),
+        (dict(reduce_zero_label=True), {0: IGNORED, 1: 0, 2: 1, 255: IGNORED}),
+        (dict(label_map={0: 255, 1: 1, 2: 0}), {0: IGNORED, 1: 1, 2: 0, 255: IGNORED}),
+        (dict(label_map={0: 255, 1: 0}, reduce_zero_label=True), {0: IGNORED, 1: IGNORED, 2: 0, 255: IGNORED}),
+    ],
+)
+def test_values_mean_what_mmsegmentation_makes_of_them(options, meanings):
+    options = dict(reduce_zero_label=False, label_map=None) | options
+    dataset = SimpleNamespace(metainfo=dict(classes=CLASSES), ignore_index=255, **options)
+    assert label_meanings(dataset) == meanings
+
+
+def test_classes_of_all_label_maps_are_judged():
+    classes = ("background", "road", "car")
+    judge = lambda *maps: judge_labels({f"{i}.png": Counter(m) for i, m in enumerate(maps)}, classes)  # noqa: E731
+    assert judge({0: 5, 1: 5}, {2: 9, IGNORED: 3}) == []
+    assert judge({0: 5, 1: 5}) == ["no pixel of 1 label maps for training is of car"]
+    assert judge({0: 1, 1: 1, 2: 1, IGNORED: 4}) == ["57.1% of the pixels of 1 label maps for training are ignored"]
+    assert judge({0: 5, 1: 5, 2: 5}, {IGNORED: 3}) == ["1 label maps have no label (first: 1.png)"]
+    with pytest.raises(
+        ValueError, match="2 label maps .* only pixels of 'background', and 25.0% are ignored .* 0 to 2"
+    ):
+        judge({0: 5, IGNORED: 1}, {0: 1, IGNORED: 1})
+    with pytest.raises(ValueError, match="no pixel of any class, and 100.0% are ignored"):
+        judge({IGNORED: 1})

@@ -291,3 +291,31 @@ def test_checkpoints_of_a_config_are_files_addresses_or_tags():
         run.check_file(known)
     with pytest.raises(FileNotFoundError, match="no checkpoint at 'van_b0.in2k'"):
         run.check_file("van_b0.in2k")
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (heads(decode_head=dict(num_classes=1, loss_decode=dict(type="CrossEntropyLoss"))), "decode_head"),
+        (heads(decode_head=dict(num_classes=1, loss_decode=[dict(type="CrossEntropyLoss")])), "decode_head"),
+        (heads(decode_head=dict(num_classes=2), auxiliary_head=[dict(num_classes=1)]), r"auxiliary_head\[0\]"),
+        (classifier(num_classes=1), "backbone"),
+        (ConfigDict(backbone=dict(out_indices=(3,)), head=dict(type="LinearClsHead", num_classes=1)), "head"),
+    ],
+)
+def test_cross_entropy_over_one_class_is_refused(model, place):
+    with pytest.raises(ValueError, match=rf"model.{place}.num_classes is 1, and cross entropy over one class is"):
+        run.check_config(Config(dict(model=model)))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        heads(decode_head=dict(num_classes=1, loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=True))),
+        heads(decode_head=dict(num_classes=1, loss_decode=dict(type="DiceLoss"))),
+        heads(bbox_head=dict(num_classes=1)),  # and background
+        ConfigDict(backbone=dict(out_indices=(3,)), head=dict(type="MultiLabelLinearClsHead", num_classes=1)),
+    ],
+)
+def test_one_class_with_another_loss_is_fine(model):
+    run.check_config(Config(dict(model=model)))
