@@ -22,11 +22,7 @@ if [ ! -e "$venv/.compiled" ]; then
     touch "$venv/.compiled"
 fi
 
-values=tests/mm/operator_values.npz
-cp "$values" "$venv/recorded.npz"
-trap 'cp "$venv/recorded.npz" "$values"' EXIT
-for source in recorded compiled; do
-    echo "against the $source values:"
-    [ "$source" = recorded ] || BACKBONES_MM_OPERATORS=compiled "$venv/bin/python" tests/mm/operator_cases.py "$values"
-    BACKBONES_MM_OPERATORS=torch "$venv/bin/python" -m pytest --quiet tests/mm/test_operators*.py
-done
+BACKBONES_MM_OPERATORS=compiled "$venv/bin/python" tests/mm/operator_cases.py "$venv/compiled.npz"
+export BACKBONES_MM_OPERATORS=torch
+"$venv/bin/python" -m pytest --quiet tests/mm/test_operators*.py
+OPERATOR_VALUES=$venv/compiled.npz "$venv/bin/python" -m pytest --quiet tests/mm/test_operators.py tests/mm/test_operators_models.py
