@@ -73,7 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """``pretrained=True`` does all but fetch and load."""
-    monkeypatch.setattr("backbones.models._pyramid.pretrained_overlay", lambda *args, **kwargs: None)
+    monkeypatch.setattr("backbones.models._registry.pretrained_overlay", lambda *args, **kwargs: None)
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *args, **kwargs: None)
 
 
