@@ -13,8 +13,10 @@ from backbones.weights.layouts import Layout, expression, to_own, to_published
 
 ENTRIES = ("state_dict", "model", "module", "state_dict_ema", "model_ema", "ema_state_dict")
 
-# What wrappers put before every key: DistributedDataParallel and AveragedModel, torch.compile, Lightning and OpenMMLab.
-_WRAPPERS = ("module", "_orig_mod", "model", "backbone")
+# What wrappers put before every key: DistributedDataParallel and AveragedModel, Lightning, OpenMMLab.
+_WRAPPERS = ("module", "model", "backbone")
+# What they put wherever they wrap a module, a block for example; no module is called so.
+_ANYWHERE = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # What OpenMMLab's models and ``ZooBackbone`` have beside the backbone and a model has, or an adaptor looks for, inside.
 _BESIDE = ("head.fc.", "out_norms.")
 
@@ -130,17 +132,21 @@ def compare(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Fit:
 
 
 def weights_of(checkpoint: Mapping[str, Any], entries: tuple[str, ...] = ENTRIES) -> dict[str, Tensor]:
-    """The tensors inside a checkpoint, under the first of ``entries`` that it has, however deep."""
+    """The tensors inside a checkpoint, under the first of ``entries`` that it has, however deep.
+
+    Their keys are without what ``torch.compile``, FSDP and activation checkpointing put into them.
+    """
     for _ in range(8):  # a file may hold itself
         entry = next((e for e in entries if isinstance(checkpoint.get(e), Mapping)), None)
         if entry is None:
             break
         checkpoint = checkpoint[entry]
-    return {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    tensors = {key: value for key, value in checkpoint.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return {_ANYWHERE.sub("", key): value for key, value in tensors.items()}
 
 
 def wrapper_prefixes(keys: Iterable[str]) -> list[str]:
-    """What wrappers may have put before keys, in any order and depth: "", "model.", "model._orig_mod.", ..."""
+    """What wrappers may have put before keys, in any order and depth: "", "model.", "model.module.", ..."""
     wrapped = re.compile(rf"(?:(?:{'|'.join(_WRAPPERS)})\.)+")
     longest = {match[0] for key in keys if (match := wrapped.match(key))}
     return sorted({""} | {prefix[: at + 1] for prefix in longest for at, c in enumerate(prefix) if c == "."}, key=len)

@@ -51,6 +51,11 @@ WRAPPERS = {
     "mm classifier": lambda w: {"state_dict": as_mm_classifier(w)},
     "mm classifier, distributed": lambda w: {"state_dict": as_mm_classifier(w, "module.")},
     "ZooBackbone classifier": lambda w: {"state_dict": prefixed(w, "backbone.model.")},
+    "compiled blocks": lambda w: {key.replace(".blocks.0.", ".blocks.0._orig_mod."): value for key, value in w.items()},
+    "FSDP with checkpointing": lambda w: {
+        "_fsdp_wrapped_module." + key.replace("attn.", "_checkpoint_wrapped_module.attn."): value
+        for key, value in w.items()
+    },
     "AveragedModel": averaged,
     "MMEngine's averages": lambda w: {
         "ema_state_dict": {"steps": torch.tensor(9), **prefixed(w, "module.backbone.model.")}
