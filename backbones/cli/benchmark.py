@@ -2,7 +2,7 @@
 
     backbones benchmark van_b0 litv2_s --batch-size 8 --threads 2
     backbones benchmark litv2_s --img-size 224 320 512 --mode inference --plot cost.png
-    backbones benchmark van_b2 authors_code.van:van_base --dtype bfloat16 --layout channels_last
+    python -m backbones benchmark van_b2 authors_code.van:van_base --dtype bfloat16 --layout channels_last
 
 Each model gets fresh processes: one a mode for its peak memory, and one for its speed, in which the model and the
 baseline take turns. A shared machine may drift by a fifth within minutes, so a ratio is the median over pairs of runs

@@ -40,7 +40,10 @@ def _factory(spec: str):
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot find {spec!r}: {error} (expected importable.module:callable)") from error
+        raise ValueError(
+            f"cannot find {spec!r}: {error} (expected importable.module:callable; `python -m backbones` also looks in "
+            "the folder where it is run)"
+        ) from error
     if not callable(factory):
         raise ValueError(f"{spec!r} is a {type(factory).__name__}, not a callable that returns a model")
     return factory
