@@ -21,6 +21,9 @@ FIRST_SIZE = {"test_halonet": (96, 128)}
 # One block of each kind instead of one in each stage: every block takes the exporter several seconds.
 OPTIONS: dict[str, dict[str, Any]] = {
     "test_davit": {"depths": (1, 0, 0, 1)},
+    "test_dinat": {"depths": (2, 0, 0, 1)},
+    "test_dinat_s": {"depths": (2, 0, 0, 1)},
+    "test_nat": {"depths": (1, 0, 0, 1)},
     "test_sgformer": {"depths": (2, 0, 0, 1)},
     "test_stvit": {"depths": (1, 0, 1, 0)},
 }

@@ -75,7 +75,9 @@ def _axis(
     """
     k, half = kernel_size, kernel_size // 2
     most = (length + dilation - 1) // dilation  # pixels of a residue class; the last classes may have one less
-    if _is_traced():  # one program for all sizes: as many keys whatever the size, and two tiles or more
+    if device.type == "meta":  # shapes are all that is asked for, so they are those of the definition, and cost as much
+        side, keys, tiles = 1, k, most
+    elif _is_traced():  # one program for all sizes: as many keys whatever the size, and two tiles or more
         side, keys, tiles = k, 2 * k - 1, most // k + 1
     else:
         side = _tile_side(most, k)
@@ -174,11 +176,12 @@ class _TileAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, bias, queries, keys, places, num_heads, scale) -> Tensor:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         G, pixels = len(keys), keys.flatten()
+        mask = bias.detach()  # else the kernel that keeps no weights is not taken
         for q_i, k_i, v_i, out_i in zip(q, k, v, out, strict=True):
             heads = (
                 _TileAttention.gather(x, p, G, num_heads) for x, p in ((q_i, queries), (k_i, pixels), (v_i, pixels))
             )
-            y = F.scaled_dot_product_attention(*heads, attn_mask=bias, scale=scale)
+            y = F.scaled_dot_product_attention(*heads, attn_mask=mask, scale=scale)
             torch.index_select(y.transpose(1, 2).reshape(-1, q.shape[2]), 0, places, out=out_i)
         ctx.save_for_backward(q, k, v, bias, queries, keys, places)
         ctx.options = num_heads, scale
@@ -238,8 +241,8 @@ def tile_attention(
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v of the pixels of a map, each to its neighbourhood and to keys that all see.
 
-    q, k, v: (B, H, W, nh * d) -> (B, H, W, nh * d). No logit of a pair of tiles apart is computed: cost, and memory,
-    are linear in H * W.
+    q, k, v: (B, H, W, nh * d) -> (B, H, W, nh * d), copies. No logit of a pair of tiles apart is computed: cost, and
+    memory, are linear in H * W.
 
     Args:
         q: Queries.
@@ -275,8 +278,9 @@ def tile_attention(
         (G, M), T = keys.shape, bias.shape[2]
 
         def heads(x: Tensor, pixels: Tensor, n: int) -> Tensor:
+            """(B, L, C) -> (B, G * nh, n, d), copies: the batch shares the bias"""
             x = x.index_select(1, pixels).reshape(B, G, n, num_heads, C // num_heads)
-            return x.transpose(2, 3).flatten(1, 2)  # (B, G * nh, n, d): the batch shares the bias
+            return x.transpose(2, 3).flatten(1, 2)
 
         q, k, v = heads(q, tiles.queries, T), heads(k, keys.flatten(), M), heads(v, keys.flatten(), M)
         bias = bias.expand(G, num_heads, T, M).flatten(0, 1)[None]
@@ -343,8 +347,10 @@ class NeighborhoodAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _, H, W, _ = x.shape
         least = self.kernel_size * self.dilation
-        if _is_traced() or least > min(H, W):  # a branch would fix the size of a program
+        if torch.compiler.is_compiling():  # a branch would fix the size of a program
             x = F.pad(x, (0, 0, 0, torch.sym_max(W, least) - W, 0, torch.sym_max(H, least) - H))
+        elif min(H, W) < least:
+            x = F.pad(x, (0, 0, 0, max(W, least) - W, 0, max(H, least) - H))
         q, k, v = sequential(x, self.qkv).chunk(3, dim=-1)
         side = 2 * self.kernel_size - 1
         table = q.new_zeros(1, side, side) if self.rpb is None else self.rpb

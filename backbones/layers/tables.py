@@ -10,8 +10,8 @@ import torch
 def kept_by_size(make: Callable[..., Any]) -> Callable[..., Any]:
     """Keep what a function made for the 16 sets of arguments that it last saw; ``cache_clear`` and ``cache_info`` too.
 
-    What is made in inference mode is then fit for training, too. While a program is compiled or exported nothing is
-    kept: what is made there is part of the program, not a tensor.
+    What is made in inference mode is then fit for training, too. While a program is compiled, exported or traced
+    nothing is kept: what is made there is part of the program, not a tensor.
     """
 
     @functools.lru_cache(maxsize=16)
@@ -21,7 +21,7 @@ def kept_by_size(make: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(make)
     def call(*args: Any) -> Any:
-        return make(*args) if torch.compiler.is_compiling() else kept(*args)
+        return make(*args) if torch.compiler.is_compiling() or torch.jit.is_tracing() else kept(*args)
 
     call.cache_clear, call.cache_info = kept.cache_clear, kept.cache_info  # type: ignore[attr-defined]
     return call

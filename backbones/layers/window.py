@@ -16,8 +16,8 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     # Written so that a compiler sees H + pad_h as a multiple, and exported without a branch that would fix the size.
     pad_h = (H + multiple - 1) // multiple * multiple - H
     pad_w = (W + multiple - 1) // multiple * multiple - W
-    exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()
-    if exporting or pad_h > 0 or pad_w > 0:
+    compiling = False if torch.jit.is_scripting() else torch.compiler.is_compiling()
+    if compiling or pad_h > 0 or pad_w > 0:
         x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
     return x
 

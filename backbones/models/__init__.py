@@ -6,6 +6,7 @@ from backbones.models.davit import DaViT, DaViTConfig
 from backbones.models.halonet import HaloNet, HaloNetConfig
 from backbones.models.illama import ILLaMA, ILLaMAConfig
 from backbones.models.litv2 import LITv2, LITv2Config
+from backbones.models.nat import NAT, DiNATS, NATConfig
 from backbones.models.ptdit import PTDiT, PTDiTConfig
 from backbones.models.sgformer import SGFormer, SGFormerConfig
 from backbones.models.stvit import STViT, STViTConfig
@@ -22,6 +23,9 @@ __all__ = [
     "ILLaMAConfig",
     "LITv2",
     "LITv2Config",
+    "NAT",
+    "DiNATS",
+    "NATConfig",
     "PTDiT",
     "PTDiTConfig",
     "SGFormer",

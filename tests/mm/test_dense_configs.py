@@ -90,6 +90,17 @@ PUBLISHED_PARAMETERS = {
     "litv2-s_semfpn_8xb2-80k_ade20k-512x512": 31.45,
     "litv2-m_semfpn_8xb2-80k_ade20k-512x512": 52,
     "litv2-b_semfpn_8xb2-80k_ade20k-512x512": 90,
+    "nat-mini_mask-rcnn-fpn_8xb2-ms-3x_coco": 40,
+    "nat-tiny_mask-rcnn-fpn_8xb2-ms-3x_coco": 48,
+    "nat-small_mask-rcnn-fpn_8xb2-ms-3x_coco": 70,
+    "dinat-s-tiny_mask-rcnn-fpn_8xb2-ms-3x_coco": 48,
+    "dinat-s-small_mask-rcnn-fpn_8xb2-ms-3x_coco": 69,
+    "nat-base_cascade-mask-rcnn-fpn_8xb2-ms-3x_coco": 147,
+    "dinat-large_cascade-mask-rcnn-fpn_8xb2-ms-3x_coco": 258,
+    "dinat-s-large_cascade-mask-rcnn-fpn_8xb2-ms-3x_coco": 253,
+    "nat-base_upernet_8xb2-160k_ade20k-512x512": 123,
+    "dinat-large_upernet_8xb2-160k_ade20k-512x512": 238,
+    "dinat-s-large_upernet_8xb2-160k_ade20k-512x512": 234,
     "sgformer-s_upernet_8xb2-160k_ade20k-512x512": 53,
     "sgformer-m_upernet_8xb2-160k_ade20k-512x512": 68,
     "sgformer-b_upernet_8xb2-160k_ade20k-512x512": 109,
@@ -142,6 +153,7 @@ def test_parts_fit_and_agree_with_the_name(path, tmp_path, monkeypatch):
             "cascade-mask-rcnn-fpn": "CascadeRCNN",
             "semfpn": "FPNHead",
             "upernet": "UPerHead",
+            "mask2former": "Mask2FormerHead",
         }[method]
     )
     devices, batch, schedule = re.fullmatch(r"(\d+)xb(\d+)-(?:ms-|lsj-)?(\w+)", training).groups()
@@ -190,6 +202,7 @@ STEPS = {
     "halonet": ("mask-rcnn-fpn", "upernet"),
     "illama": ("mask-rcnn-sfp", "upernet"),
     "litv2": ("mask-rcnn-fpn_8xb2-1x_coco", "semfpn"),
+    "nat": ("cascade-mask-rcnn-fpn", "upernet"),
     "sgformer": ("mask-rcnn-fpn", "upernet"),
     "stvit": ("cascade-mask-rcnn-fpn", "upernet"),
     "van": ("retinanet-fpn", "semfpn"),

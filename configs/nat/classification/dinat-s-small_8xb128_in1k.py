@@ -1,0 +1,6 @@
+"""DiNAT_s-Small, ImageNet-1K at 224.  Source: arXiv:2209.15001 and the authors' configuration (paper: 83.5 % top-1).
+Here: not trained.  Needs: 8 GPUs with 32 GB (estimate).  Run: as nat-mini_8xb128_in1k.py."""
+
+_base_ = "./nat-mini_8xb128_in1k.py"
+
+model = dict(backbone=dict(model="dinat_s_small", drop_path_rate=0.3))

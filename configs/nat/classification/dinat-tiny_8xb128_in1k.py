@@ -1,0 +1,6 @@
+"""DiNAT-Tiny, ImageNet-1K at 224.  Source: arXiv:2209.15001 and the authors' configuration (paper: 82.7 % top-1).
+Here: not trained.  Needs: 8 GPUs with 24 GB (estimate).  Run: as nat-mini_8xb128_in1k.py."""
+
+_base_ = "./nat-mini_8xb128_in1k.py"
+
+model = dict(backbone=dict(model="dinat_tiny", drop_path_rate=0.2))

@@ -1,0 +1,7 @@
+"""NAT-Small in Mask R-CNN, 36 epochs of multi-scale training on COCO. Source: arXiv:2204.07143 and the authors' code
+(repository: 48.4 box AP, 43.2 mask AP). Here: not trained.
+Needs: 8 GPUs with 32 GB (estimate).  Run: as nat-mini_mask-rcnn-fpn_8xb2-ms-3x_coco.py."""
+
+_base_ = "./nat-mini_mask-rcnn-fpn_8xb2-ms-3x_coco.py"
+
+model = dict(backbone=dict(model="nat_small", drop_path_rate=0.35), neck=dict(in_channels=[96, 192, 384, 768]))

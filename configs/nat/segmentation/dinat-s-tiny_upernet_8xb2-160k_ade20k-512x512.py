@@ -1,0 +1,11 @@
+"""DiNAT_s-Tiny in UPerNet, 160,000 iterations on ADE20K. Source: arXiv:2209.15001 and the authors' code (repository:
+46.0 mIoU at one scale, 47.4 at several). Here: not trained.
+Needs: 8 GPUs with 24 GB (estimate).  Run: as nat-mini_upernet_8xb2-160k_ade20k-512x512.py."""
+
+_base_ = "./nat-mini_upernet_8xb2-160k_ade20k-512x512.py"
+
+model = dict(
+    backbone=dict(model="dinat_s_tiny", drop_path_rate=0.3, dilations="s_ade20k"),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+)
