@@ -263,7 +263,7 @@ def benchmark(
     The baseline's own row comes first at each size; its images/s are the median over all runs beside the models. Where
     the baseline fails, the models are timed alone.
     """
-    results = []
+    results: list[Result] = []
     for img_size in img_sizes:
         rows = {name: Result(name, img_size) for name in dict.fromkeys([*([baseline] if baseline else []), *models])}
 
@@ -305,15 +305,16 @@ def _with_speed(row: Result, mode: str, settings: Settings, baseline: str | None
     seconds, *pair = _in_fresh_process("speed", specs, row.img_size, mode, settings)["seconds"]
     if pair:
         beside += pair[0]
-        row = replace(row, **{f"{mode}_ratio": median_ratio(seconds, pair[0])})
+        numbers: dict[str, Any] = {f"{mode}_ratio": median_ratio(seconds, pair[0])}
+        row = replace(row, **numbers)
     return replace(row, **{f"{mode}_images_per_s": settings.batch_size / statistics.median(seconds)})
 
 
 def _with_baseline_speed(row: Result, mode: str, settings: Settings, beside: Sequence[float]) -> Result:
     seconds = beside or _in_fresh_process("speed", [row.model], row.img_size, mode, settings)["seconds"][0]
-    return replace(
-        row, **{f"{mode}_ratio": 1.0, f"{mode}_images_per_s": settings.batch_size / statistics.median(seconds)}
-    )
+    speed = settings.batch_size / statistics.median(seconds)
+    numbers: dict[str, Any] = {f"{mode}_ratio": 1.0, f"{mode}_images_per_s": speed}
+    return replace(row, **numbers)
 
 
 # Showing it ---------------------------------------------------------------------------------------

@@ -304,7 +304,7 @@ def count_model(
     for device in ("meta", "cpu"):
         try:
             model = build_model(spec, img_size, device, **options)
-            size = tuple(img_size) if img_size is not None else default_img_size(model)
+            size = (img_size[0], img_size[-1]) if img_size is not None else default_img_size(model)
             channels = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))[0]
             return count(model, (channels, *size), activations), size
         except (NotImplementedError, RuntimeError, TypeError) as error:
@@ -436,7 +436,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, used, c in records:
         row = [name, format_img_size(used), f"{c.params:,}", f"{c.params_backbone:,}", f"{c.macs / 1e9:.3f}"]
         row += [f"{c.macs_attention / 1e9:.3f}"] if args.attention else []
-        rows.append(row + ([f"{c.activations / 1e6:.2f}"] if args.activations else []))
+        rows.append(row + ([f"{(c.activations or 0) / 1e6:.2f}"] if args.activations else []))
     print(format_table(header, rows))
     if args.stages:
         for name, used, c in records:

@@ -214,7 +214,8 @@ def describe_sample(sample: Any, classes: Sequence[str], score_thr: float, map_p
 def run_dense(trained: Trained, files: Sequence[str], out_dir: Path, score_thr: float, report: Report) -> None:
     """Predict, draw and describe images one by one, as their sizes may differ."""
     root = Path(os.path.commonpath([Path(file).parent for file in files]))
-    pictures, names = [], []
+    pictures: list[Path] = []
+    names: list[str] = []
     for (file,) in readable(files, 1, 1, report):
         name = f"{Path(file).relative_to(root)}.png"
         with torch.inference_mode():
@@ -242,7 +243,7 @@ def run_classifier(
             scores = predict(files).float().cpu()
         names = classes or [str(i) for i in range(scores.shape[1])]
         values, indices = scores.topk(min(topk, scores.shape[1]))
-        entries = [
+        entries: list[dict[str, Any]] = [
             {"file": file, "top": [{"class": names[i], "probability": round(p, 6)} for p, i in zip(ps, ids)]}
             for file, ps, ids in zip(files, values.tolist(), indices.tolist())
         ]

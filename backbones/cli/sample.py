@@ -123,13 +123,16 @@ def draw(args: argparse.Namespace) -> Tensor:
     autoencoder = Autoencoder(source, args.device) if source else None
     check_channels(outline.model, autoencoder)
     stride = autoencoder.stride if autoencoder else 1
-    if not (args.size or outline.side):
+    if args.size:
+        height, width = args.size
+    elif outline.side:
+        height, width = outline.side[0] * stride, outline.side[1] * stride
+    else:
         raise ValueError(f"give --size: {args.model} draws any")
-    height, width = args.size or (outline.side[0] * stride, outline.side[1] * stride)
     check_size(outline.model, height, width, autoencoder)
     frames = autoencoder.latent_frames(args.frames) if autoencoder else args.frames
     shape = (outline.model.in_chans, *([frames] if frames > 1 else []), height // stride, width // stride)
-    if outline.side:
+    if outline.side and outline.shift:
         shift = outline.shift * math.sqrt(shape[-2] * shape[-1] / math.prod(outline.side))
     else:
         shift = resolution_shift(height, width, args.frames)

@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         for warning in warnings:
             runner.logger.warning(warning)
         load_weights(getattr(runner.model, "module", runner.model), args.checkpoint)
-        for dataset in leaf_datasets(runner.test_loop.dataloader.dataset) if names else ():
-            if classes := getattr(dataset, "metainfo", {}).get("classes"):
+        for dataset in leaf_datasets(runner.test_loop.dataloader.dataset):
+            if names and (classes := getattr(dataset, "metainfo", {}).get("classes")):
                 check_names(classes, type(dataset).__name__, names)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
