@@ -106,7 +106,7 @@ class TokenEmbed(nn.Module):
         self.reset_parameters()
 
     def set_grid(self, grid: tuple[int, int]) -> None:
-        """Say what the position table is of; where that is no square, which the number of patches would not tell."""
+        """Set the grid of the position table, and record it in checkpoints where it is not a square."""
         self.grid = grid
         self._buffers.pop("grid_size", None)
         if grid[0] != grid[1]:
