@@ -115,7 +115,7 @@ def test_every_row_serves_a_key(name: str) -> None:
     model = backbones.create_model(name, device="meta")
     own = [*model.state_dict(), "out_norms.3.weight", "stages.0.blocks.0.text_attn.proj.weight"]
     own += ["text_embed.fc1.weight", "modulation.weight", "head.modulation.table", "stages.0.blocks.0.modulation.table"]
-    own += ["stages.0.blocks.0.shifted_modulation.table"]
+    own += ["stages.0.blocks.0.shifted_modulation.table", "stages.0.blocks.0.ls1.gamma"]
     for rows in model.checkpoint_layouts.values():
         for row in rows:
             others = tuple(other for other in rows if other is not row)
