@@ -138,7 +138,7 @@ def test_video_of_a_text(text, tmp_path):
         (["--labels", "3", "--batch-size", "0"], "--batch-size 0: at least 1"),
         (["--labels", "3", "--autoencoder", "nowhere/at/all"], "'nowhere/at/all' is no folder"),
         (["--labels", "3", "--checkpoint", "absent.pth"], "absent.pth"),
-        (["--labels", "3", "--config", CONFIG + "x"], "no config at"),
+        (["--labels", "3", "--config", CONFIG + "x"], "no config"),
     ],
 )
 def test_mistakes_with_classes(digits, options, message, tmp_path, monkeypatch):
