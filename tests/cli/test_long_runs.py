@@ -287,6 +287,40 @@ def test_bad_data_is_listed_before_training(spoil, message, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_detector_trains_and_is_tested_on_annotations_that_need_mending(tmp_path):
+    """Turned photographs, categories in another order, no areas, a box of text: the run goes on with the rest."""
+    from PIL import Image, ImageOps
+
+    root = write_dense_data(tmp_path / "scenes")
+    for path in (root / "images").glob("*.png"):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # shown as it was
+        with Image.open(path) as image:
+            image.rotate(90, expand=True).save(path, exif=exif)
+    content = json.loads((root / "objects.json").read_text())
+    content["categories"].reverse()
+    for entry in content["annotations"]:
+        del entry["area"]
+    content["annotations"].append(dict(content["annotations"][0], id=99, bbox=["left", 0, 1, 1]))
+    (root / "objects.json").write_text(json.dumps(content))
+    config = write_detection_config(tmp_path / "retinanet.py", root, "retinanet")
+    train.main([config, "--work-dir", str(tmp_path / "work")])
+    log = next((tmp_path / "work").glob("*/*.log")).read_text()
+    for warning in (
+        "10 objects lack an area, which is computed",
+        "1 objects whose box is not of numbers are left out (first: annotation 99)",
+        "its categories stand in another order than the classes, and are matched by name",
+    ):
+        assert warning in log
+    test.main([config, str(tmp_path / "work/iter_4.pth"), "--work-dir", str(tmp_path / "test")])
+
+    with Image.open(root / "images/2.png") as image:
+        ImageOps.exif_transpose(image).rotate(90, expand=True).save(root / "images/2.png")
+    with pytest.raises(SystemExit, match=r"1 of 5 images have another size.*\n.*2.png: 64x96 pixels, 96x64 in"):
+        train.main([config, "--work-dir", str(tmp_path / "again")])
+
+
+@pytest.mark.slow
 def test_classes_are_counted_in_the_data(digits, tmp_path):
     rest = "model['backbone']['num_classes'] = 7\ndata_preprocessor = dict(num_classes=7)\n"
     config = write_digits_config(tmp_path / "digits.py", digits, rest)

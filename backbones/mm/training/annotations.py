@@ -92,6 +92,7 @@ def match_coco(
         if number == 0:  # pycocotools takes a match with number 0 for none: average precision would be too low
             odd["annotations have the number 0, which evaluation takes for none, and get another"].append(number)
             changes["id"] = 1 + max(owner[0] for owner in owners)
+        mended = None
         if mask:
             mended, reason = _mend_mask(mask, width, height)
             if reason:
@@ -103,7 +104,7 @@ def match_coco(
         x, y, w, h = box
         if [area := entry.get("area")] != _numbers([area]):
             odd["objects lack an area, which is computed"].append(number)
-            area = changes["area"] = _mask_area(mended, width, height) if mask else w * h
+            area = changes["area"] = _mask_area(mended, width, height) if mended else w * h
         kept.append(entry | changes if changes else entry)
         if w < 1 or h < 1 or area <= 0:
             odd["objects without area are left out"].append(number)

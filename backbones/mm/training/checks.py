@@ -1,7 +1,7 @@
 """Data sets as a run has built them, compared with their files, with each other and with the model."""
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from backbones.images import ImageInfo, inspect_image, map_files
 from backbones.mm.training.annotations import inspect_label_maps, judge_labels
@@ -64,16 +64,18 @@ def check_data(loaders: list[list], model: dict, training: bool = True) -> list[
                     f"{info['img_path']} has the label {label}, but there are {len(names.classes)} classes, 0 to "
                     f"{len(names.classes) - 1}: give it one of them"
                 )
-    images = map_files(_inspect, sorted({image.file for image in placed}), progress="checking images")
-    if bad := {file: info for file, info in images.items() if isinstance(info, str)}:
-        raise ValueError(_list_files(f"{len(bad)} of {len(images)} images cannot be read, remove or replace", bad))
+    inspected = map_files(_inspect, sorted({image.file for image in placed}), progress="checking images")
+    if bad := {file: info for file, info in inspected.items() if isinstance(info, str)}:
+        raise ValueError(_list_files(f"{len(bad)} of {len(inspected)} images cannot be read, remove or replace", bad))
+    images = {file: info for file, info in inspected.items() if isinstance(info, ImageInfo)}
     warnings = _compare_sizes(placed, images)
     for number, part in enumerate(loaders):
         counts: dict[str, Counter[int]] = {}
         for dataset in part:
-            bad, found = inspect_label_maps(dataset, images, orients(dataset))
-            if bad:
-                raise ValueError(_list_files(f"{len(bad)} label maps cannot be used, remove or replace", bad))
+            useless, found = inspect_label_maps(dataset, images, orients(dataset))
+            if useless:
+                title = f"{len(useless)} label maps cannot be used, remove or replace"
+                raise ValueError(_list_files(title, useless))
             counts |= found
         if counts and names and training and number == 0:
             warnings += judge_labels(counts, names.classes)
@@ -87,9 +89,11 @@ def _inspect(file: str) -> ImageInfo | str:
         return str(error)
 
 
-def _compare_sizes(placed: list[Placed], images: dict[str, Any]) -> list[str]:
+def _compare_sizes(placed: list[Placed], images: dict[str, ImageInfo]) -> list[str]:
     """Images must be as large as their annotations say; where sizes cannot tell how an image is turned, a warning."""
-    wrong, turned, unclear = {}, False, {}
+    wrong: dict[str, str] = {}
+    unclear: dict[str, str] = {}
+    turned = False
     for file, size, orient, annotated in placed:
         info = images[file]
         if size and size != info.size(orient):

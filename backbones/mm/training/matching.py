@@ -94,7 +94,7 @@ def match_data(cfg: Config, training: bool = True, names: Names | None = None) -
 def _match(cfg: Config, path: str, dataset: Config, names: Names | None, replaced: dict) -> tuple[Names | None, list]:
     scope = cfg.get("default_scope") or "mmengine"
     kind = DATASETS.get(dataset.type if "." in dataset.type else f"{scope}.{dataset.type}")
-    bases = {base.__name__: base for base in inspect.getmro(kind)} if inspect.isclass(kind) else {}
+    bases: dict[str, Any] = {base.__name__: base for base in inspect.getmro(kind)} if inspect.isclass(kind) else {}
     classes = class_names(cfg, path, dataset)
     split = dataset.get(
         "split", ""
@@ -105,7 +105,7 @@ def _match(cfg: Config, path: str, dataset: Config, names: Names | None, replace
     elif not classes:
         return None, []
     elif "CocoDataset" in bases and str(dataset.get("ann_file")).endswith(".json"):
-        if kind.load_data_list is not bases["CocoDataset"].load_data_list:
+        if bases[kind.__name__].load_data_list is not bases["CocoDataset"].load_data_list:
             return None, []  # a format of its own
         found, warnings = _match_coco(cfg, path, dataset, classes, names, replaced)
     else:
