@@ -199,3 +199,11 @@ def test_raises() -> None:
         NeighborhoodAttention(8, 2, dilation=0)
     with pytest.raises(ValueError, match="6 x 20 pixels is too small, its sides must be at least 14"):
         neighborhood_tiles(6, 20, 7, 2)
+
+
+def test_meta_tensors_have_the_operators_of_the_definition() -> None:
+    """What is counted there is what a neighbourhood has: a tile is a pixel, with its own keys."""
+    m = layer(3, 2).to("meta")
+    assert m(torch.empty(2, 9, 11, 8, device="meta")).shape == (2, 9, 11, 8)
+    tiles = neighborhood_tiles(9, 11, 3, 2, device=torch.device("meta"))
+    assert tiles.keys.shape[1] == 9 and len(tiles.queries) == tiles.keys.shape[0]

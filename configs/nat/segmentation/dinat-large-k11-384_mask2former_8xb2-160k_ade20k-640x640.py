@@ -18,18 +18,23 @@ model = dict(
         out_norm=True,
     ),
 )
-# MMSegmentation's rates for Swin-L, as the authors have them in Detectron2; backbones learn at a tenth.
-still = dict(decay_mult=0.0)
+# MMSegmentation's rates for Swin-L, as the authors have them in Detectron2: the backbone learns at a tenth, and its norms
+# and tables don't decay. The longest key that fits a parameter's name is taken.
+spared = dict(lr_mult=0.1, decay_mult=0.0)
+queries = dict(lr_mult=1.0, decay_mult=0.0)
+norms = [f".{name}.{kind}" for name in ("norm", "norm1", "norm2") for kind in ("weight", "bias")]
 optim_wrapper = dict(
     paramwise_cfg=dict(
         _delete_=True,
         norm_decay_mult=0.0,
         custom_keys={
             "backbone": dict(lr_mult=0.1, decay_mult=1.0),
-            "rpb": dict(lr_mult=0.1, decay_mult=0.0),
-            "query_embed": still,
-            "query_feat": still,
-            "level_embed": still,
+            "backbone.out_norms": spared,
+            ".attn.rpb": spared,
+            **dict.fromkeys(norms, spared),
+            "query_embed": queries,
+            "query_feat": queries,
+            "level_embed": queries,
         },
     ),
 )
