@@ -70,12 +70,14 @@ def _dicts(value: Any) -> Iterator[dict]:
 def use_load_image(cfg: Config) -> None:
     """Let every pipeline of a config read images with :class:`LoadImage`.
 
-    Steps that ask for what it cannot give, raw values (``color_type="unchanged"``) or another client, stay.
+    Steps that ask for what it cannot give stay: raw values (``color_type="unchanged"``, TIFF of many channels)
+    or another client.
     """
     for step in _dicts(cfg._cfg_dict):
         if str(step.get("type")).rpartition(".")[2] != "LoadImageFromFile":
             continue
-        if step.get("color_type") == "unchanged" or step.get("file_client_args"):
+        raw = step.get("color_type") == "unchanged" or step.get("imdecode_backend") == "tifffile"
+        if raw or step.get("file_client_args"):
             continue
         step.pop("imdecode_backend", None)
         step["type"] = "LoadImage"

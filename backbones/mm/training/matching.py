@@ -119,10 +119,37 @@ def _match(cfg: Config, path: str, dataset: Config, names: Names | None, replace
                 f"{path} has {len(classes)} classes, but MMSegmentation reads label maps in eight bits, for {most}: "
                 "unite classes or leave some out"
             )
+        if hasattr(kind, "get_label_map"):
+            _check_ignored(cfg, path, dataset)
     if names:
         check_names(found.classes, path, names)
-    check_class_counts(cfg.model, len(found.classes), f"{path} ({dataset.type})")
+    try:
+        check_class_counts(cfg.model, len(found.classes), f"{path} ({dataset.type})")
+    except ValueError as error:
+        if classes or names:
+            raise
+        raise ValueError(f"{error}, or name those without a folder too, in {path}.metainfo.classes") from None
     return found, warnings
+
+
+def _check_ignored(cfg: Config, path: str, dataset: Config) -> None:
+    """One number means nothing in label maps, heads, padding and evaluation; the loader itself knows none."""
+    evaluator = cfg.get(f"{path.split('_')[0]}_evaluator") or {}
+    parts = {f"model.{key}": cfg.model.get(key) for key in ("decode_head", "auxiliary_head")}
+    parts["evaluator"] = evaluator
+    ignored = dataset.get("ignore_index", 255)
+    for name, part in parts.items():
+        for options in part if isinstance(part, (list, tuple)) else [part] if part else []:
+            if (other := options.get("ignore_index", 255)) != ignored:
+                raise ValueError(
+                    f"{path}.ignore_index is {ignored}, but {name}.ignore_index {other}: set both to the same number"
+                )
+    preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    if (padding := preprocessor.get("seg_pad_val", 255)) != ignored:
+        raise ValueError(
+            f"{path}.ignore_index is {ignored}, but label maps are padded with {padding}: set "
+            f"data_preprocessor.seg_pad_val={ignored}"
+        )
 
 
 def _match_coco(

@@ -45,6 +45,7 @@ def test_every_pipeline_of_a_config_gets_the_one_loader(tmp_path):
         """
 steps = [dict(type="LoadImageFromFile", imdecode_backend="pillow", to_float32=True), dict(type="PackInputs")]
 raw = [dict(type="mmcv.LoadImageFromFile", color_type="unchanged")]
+spectra = [dict(type="LoadImageFromFile", imdecode_backend="tifffile")]
 train_dataloader = dict(dataset=dict(type="Repeat", dataset=dict(pipeline=steps)))
 val_dataloader = dict(dataset=dict(pipeline=[dict(type="mmcv.LoadImageFromFile")]))
 test_dataloader = dict(dataset=dict(pipeline=raw))
@@ -55,3 +56,4 @@ test_dataloader = dict(dataset=dict(pipeline=raw))
     assert cfg.train_dataloader.dataset.dataset.pipeline == [one, dict(type="PackInputs")]
     assert cfg.val_dataloader.dataset.pipeline == [dict(type="LoadImage")]
     assert cfg.test_dataloader.dataset.pipeline[0].type == "mmcv.LoadImageFromFile"
+    assert cfg.spectra[0].type == "LoadImageFromFile"

@@ -71,7 +71,7 @@ def test_validation_has_the_numbers_of_training(tmp_path):
     assert "val has no images of 1 of 3 classes (ant)" in warning
     assert labels(cfg, "train") == {"ant 0": 0, "ant 1": 0, "bee 0": 1, "bee 1": 1, "cat 0": 2, "cat 1": 2}
     assert labels(cfg, "val") == {"bee 0": 1, "bee 1": 1, "cat 0": 2, "cat 1": 2}
-    with pytest.raises(ValueError, match=r"num_classes is 2, but train_dataloader.dataset .* has 3 .*num_classes=3"):
+    with pytest.raises(ValueError, match=r"is 2, but train_dataloader.dataset .* has 3 .*num_classes=3, or name those"):
         match_data(classification(tmp_path / "work", 2, train=dict(data_root=train), val=dict(data_root=val)))
 
 
@@ -304,3 +304,23 @@ def test_numbers_in_label_maps_have_one_name(tmp_path):
     cfg.val_dataloader.dataset.metainfo.classes = ("sky", "wall")
     match_data(cfg)  # numbers of known data sets are given new ones by their names
     assert tuple(cfg.val_dataloader.dataset.metainfo.classes) == ("wall", "sky")
+
+
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ("train_dataloader.dataset", "ignore_index"),
+        ("model.decode_head", "ignore_index"),
+        ("val_evaluator", "ignore_index"),
+        ("model.data_preprocessor", "seg_pad_val"),
+    ],
+)
+def test_one_number_is_ignored_everywhere(tmp_path, place, key):
+    cfg = segmentation(tmp_path, ("road", "car"))
+    cfg.val_evaluator = dict(type="IoUMetric")
+    cfg.merge_from_dict({f"{place}.{key}": 0})
+    with pytest.raises(ValueError, match="dataset.ignore_index is (0|255), but .*(0|255): set"):
+        match_data(cfg)
+    for other in ("train_dataloader.dataset", "val_dataloader.dataset", "model.decode_head", "val_evaluator"):
+        cfg.merge_from_dict({f"{other}.ignore_index": 0, "model.data_preprocessor.seg_pad_val": 0})
+    assert match_data(cfg) == []
