@@ -178,10 +178,10 @@ class _TileAttention(torch.autograd.Function):
         G, pixels = len(keys), keys.flatten()
         mask = bias.detach()  # else the kernel that keeps no weights is not taken
         for q_i, k_i, v_i, out_i in zip(q, k, v, out, strict=True):
-            heads = (
+            query, key, value = (
                 _TileAttention.gather(x, p, G, num_heads) for x, p in ((q_i, queries), (k_i, pixels), (v_i, pixels))
             )
-            y = F.scaled_dot_product_attention(*heads, attn_mask=mask, scale=scale)
+            y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
             torch.index_select(y.transpose(1, 2).reshape(-1, q.shape[2]), 0, places, out=out_i)
         ctx.save_for_backward(q, k, v, bias, queries, keys, places)
         ctx.options = num_heads, scale

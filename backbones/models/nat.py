@@ -234,7 +234,7 @@ class DiNATS(NAT):
         return PatchMerging(dim, out_dim, **dd)
 
 
-def _dims(width: int) -> dict[str, tuple[int, ...]]:
+def _dims(width: int) -> dict[str, Any]:
     """Widths that double, in heads of 32 channels."""
     dims = tuple(width * 2**i for i in range(4))
     return {"embed_dims": dims, "num_heads": tuple(dim // 32 for dim in dims)}
