@@ -134,9 +134,9 @@ def _match(cfg: Config, path: str, dataset: Config, names: Names | None, replace
 
 def _check_ignored(cfg: Config, path: str, dataset: Config) -> None:
     """One number means nothing in label maps, heads, padding and evaluation; the loader itself knows none."""
-    evaluator = cfg.get(f"{path.split('_')[0]}_evaluator") or {}
+    loader = path.split("_")[0]
     parts = {f"model.{key}": cfg.model.get(key) for key in ("decode_head", "auxiliary_head")}
-    parts["evaluator"] = evaluator
+    parts[f"{loader}_evaluator"] = _evaluators(cfg, loader)
     ignored = dataset.get("ignore_index", 255)
     for name, part in parts.items():
         for options in part if isinstance(part, (list, tuple)) else [part] if part else []:
@@ -162,6 +162,7 @@ def _match_coco(
     file = os.path.join(root, dataset.ann_file)
     images = os.path.join(root, (dataset.get("data_prefix") or {}).get("img", ""))
     masks = any(step.get("with_mask") for step in dataset.get("pipeline", []))
+    masks |= any("segm" in evaluator.get("metric", ()) for evaluator in _evaluators(cfg, path.split("_")[0]))
     content, warnings = match_coco(file, classes, images, masks)
     replaced[os.path.realpath(file)] = os.path.abspath(file)
     if content:
@@ -171,11 +172,15 @@ def _match_coco(
     return Names(tuple(classes), path), warnings
 
 
+def _evaluators(cfg: Config, loader: str) -> Sequence[Config]:
+    evaluators = cfg.get(f"{loader}_evaluator") or []
+    return evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+
+
 def _match_evaluators(cfg: Config, loader: str, replaced: dict[str, str]) -> None:
     """Evaluators read the annotations that their loader reads."""
     key = f"{loader}_evaluator"
-    evaluators = cfg.get(key) or []
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+    for evaluator in _evaluators(cfg, loader):
         file = evaluator.get("ann_file")
         if not file or not replaced:
             continue

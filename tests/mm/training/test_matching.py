@@ -236,6 +236,15 @@ def test_missing_areas_are_computed_for_training_and_evaluation(tmp_path):
     assert match_data(cfg) == []  # a run from the config as it was run
 
 
+def test_masks_that_only_evaluation_reads_are_mended(tmp_path):
+    root = write_dense_data(tmp_path / "data")
+    rewrite(root / "objects.json", lambda c: c["annotations"][3].update(segmentation=[[1, 2, 3, 4]]))
+    assert match_data(detection(root, tmp_path / "work")) == []  # boxes alone
+    cfg = detection(root, tmp_path / "work")
+    cfg.val_evaluator.metric = ["bbox", "segm"]
+    assert "1 objects whose polygon is not of three or more points" in match_data(cfg)[0]
+
+
 def test_good_annotations_are_read_where_they_are(tmp_path):
     root = write_dense_data(tmp_path / "data")
     cfg = detection(root, tmp_path / "work")
