@@ -262,7 +262,6 @@ class SGFormer(PyramidBackbone):
         else:
             super().init_module(module)
 
-    @torch.jit.ignore
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resample the position table to images of this size, so that they need no resampling in each forward pass."""
         table = resample_table(self.stem.pos_embed.detach(), *_table_size(img_size))
@@ -270,7 +269,6 @@ class SGFormer(PyramidBackbone):
         self.cfg = dataclasses.replace(self.cfg, img_size=img_size)
         update_model_input_size(self, img_size)
 
-    @torch.jit.ignore
     def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resample a position table of other sides, (1, H * W, C) with H = W or (1, H, W, C), to the model's."""
         key = "stem.pos_embed"
@@ -284,7 +282,6 @@ class SGFormer(PyramidBackbone):
                 state_dict[key] = resample_table(table, height, width).contiguous()
         return state_dict
 
-    @torch.jit.ignore
     def significance(self, x: Tensor) -> dict[str, Tensor]:
         """What every hybrid block hands to the block after it, for pictures.
 

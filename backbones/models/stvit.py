@@ -168,7 +168,6 @@ class STViT(PyramidBackbone):
         if not isinstance(module, Linear):
             super().init_module(module)
 
-    @torch.jit.ignore
     def association(self, x: Tensor) -> dict[str, Tensor]:
         """How far each pixel belongs to the super tokens around it, in every block that has them; for pictures.
 
