@@ -1,6 +1,6 @@
 """AttNet-T2, ImageNet-1K at 224.  Source: arXiv:2510.20092 and the authors' run file (paper: 84.4 % top-1).
 Here: not trained.  Needs: 32 GPUs with 24 GB (estimate).
-Run: torchrun tools/train.py CONFIG --launcher pytorch, on as many nodes as have 32 GPUs, with this file as CONFIG"""
+Run: torchrun -m backbones train CONFIG --launcher pytorch, on as many nodes as have 32 GPUs, with this file as CONFIG"""
 
 _base_ = "../../_base_/classification_in1k.py"
 

@@ -1,5 +1,5 @@
 """An AttNet of 0.2 million parameters on scanned digits, from scratch.
-Run: python tools/train.py configs/attnet/classification/attnet-test_1xb32-20e_digits-64px.py"""
+Run: backbones train attnet-test_1xb32-20e_digits-64px"""
 
 _base_ = "../../_base_/classification_digits.py"
 

@@ -1,7 +1,7 @@
 """AttNet-T2 in Mask R-CNN, 12 epochs on COCO.  Source: arXiv:2510.20092 for the network (paper: no such result);
 no detector of it is public, this is Swin's recipe (arXiv:2103.14030).  Here: not trained.
 Needs: 8 GPUs with 24 GB (estimate).
-Run: torchrun --nproc_per_node 8 tools/train.py CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = [
     "../../_base_/models/mask-rcnn_fpn.py",

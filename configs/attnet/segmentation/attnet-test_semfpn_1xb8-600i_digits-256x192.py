@@ -1,6 +1,6 @@
 """Semantic FPN on an AttNet of 0.2 million parameters: digits on photographs, from scratch.
 Here: 74.2 mIoU, 5 minutes of one processor core.
-Run: python tools/train.py configs/attnet/segmentation/attnet-test_semfpn_1xb8-600i_digits-256x192.py"""
+Run: backbones train attnet-test_semfpn_1xb8-600i_digits-256x192"""
 
 _base_ = ["../../_base_/models/semfpn_digits.py", "../../_base_/segmentation_digits.py"]
 
