@@ -94,6 +94,10 @@ def test_fused_and_explicit_attention_cost_the_same() -> None:
     assert count(model, (3, 160, 160)).macs == fused.macs
 
 
+# What is counted is the definition; on a CPU each tile of queries also meets keys that only its other queries see.
+TILED = ("test_dinat", "test_dinat_s", "test_nat")
+
+
 @pytest.mark.parametrize("name", ["test_convnext", "test_resnet", *backbones.list_models("test_*")])
 def test_meta_device_counts_as_the_cpu_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where a model picks another kernel on a CPU, it may pad and so do more than what is counted.
@@ -101,7 +105,10 @@ def test_meta_device_counts_as_the_cpu_does(name: str, monkeypatch: pytest.Monke
     models = [build_model(name, device=device) for device in ("meta", "cpu")]
     size = models[0].default_cfg["input_size"] if models[0].default_cfg.get("fixed_input_size") else (3, 64, 96)
     counts = [count(model, size) for model in models]
-    assert counts[0] == counts[1]
+    if name in TILED:
+        assert counts[0].params == counts[1].params and counts[0].macs < counts[1].macs
+    else:
+        assert counts[0] == counts[1]
     assert counts[0].macs > 0
 
 

@@ -75,7 +75,7 @@ def test_values_survive_the_way_there_and_back(name):
     model = backbones.create_model(name)
     for layout in model.checkpoint_layouts:
         restored = restore_state_dict(model.state_dict(), model, layout)
-        assert len(restored) == len(model.state_dict())
+        assert len(restored) >= len(model.state_dict())  # more where an entry is made of several
         back = convert_checkpoint(restored, model)
         assert not back.fit.problems() and back.layout == layout
         assert all(torch.equal(back.weights[key], value) for key, value in model.state_dict().items())
