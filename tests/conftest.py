@@ -2,15 +2,13 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-import backbones  # noqa: F401  (the modules that the fixture patches)
-from backbones.layers import set_fast_kernels
+from backbones.kernels import Machine, set_fast_kernels, use_machine
+from tests.machines import MACHINES
 
 with contextlib.suppress(ImportError):  # before any test imports MMPretrain by itself, see backbones/mm/compat.py
     import backbones.mm  # noqa: F401
@@ -22,13 +20,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 
 @pytest.fixture
-def fast_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take every fast path that this machine can run, whatever its vendor and number of threads."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("backbones."):
-            for choice in ("onednn_beats_blas", "convolutions_use_onednn"):
-                if hasattr(module, choice):
-                    monkeypatch.setattr(module, choice, lambda *args: torch.backends.mkldnn.is_available())
+def fast_kernels() -> Iterator[None]:
+    """Take the fast paths of an AMD CPU with AVX-512, whatever this one is; the switch is on again afterwards."""
+    with use_machine(MACHINES["AMD with AVX-512"]):
+        yield
     set_fast_kernels(True)
-    yield
+
+
+@pytest.fixture(params=MACHINES)
+def any_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """Take the fast paths of every kind of CPU in turn."""
+    with use_machine(MACHINES[request.param]):
+        yield MACHINES[request.param]
     set_fast_kernels(True)

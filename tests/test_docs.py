@@ -23,7 +23,7 @@ from torchvision.transforms.functional import to_pil_image
 import backbones
 from backbones import cli
 from backbones.configs import find_config
-from backbones.layers import set_fast_kernels
+from backbones.kernels import set_fast_kernels
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import backbones
-from backbones.layers import set_fast_kernels
+from backbones.kernels import set_fast_kernels
 
 TINY = backbones.list_models("test_*")
 PACKAGE = str(Path(backbones.__file__).parent)
@@ -40,7 +40,7 @@ COPIES = {
     "channel_group.py": (4, _HEADS),
     "deformable.py": (1, "a kernel in the order of the samples; torchvision stores (B, C, H, W)"),
     "halo.py": (3, _HEADS),
-    "linear.py": (1, "HaloNet's strided views"),
+    "sequential.py": (2, "HaloNet's strided views; products of groups of channels"),
     "self_guided.py": (1, "the weights of all heads lie apart from those of one; an order by columns is transposed"),
 }
 

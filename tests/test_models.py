@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 import backbones
-from backbones.layers import set_fast_kernels
+from backbones.kernels import set_fast_kernels
 from backbones.models import _registry
 from backbones.models._pyramid import image_to_map
 
@@ -219,6 +219,19 @@ def test_one_channel_from_weights_of_three(name: str, tmp_path) -> None:
     x = images(channels=1)
     with torch.no_grad():
         torch.testing.assert_close(grey(x), colour(x.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", TINY)
+def test_no_images_give_no_logits(name: str, training: bool) -> None:
+    """A detector's last batch may be cut to nothing."""
+    model = tiny(name).eval()
+    with torch.set_grad_enabled(training):
+        logits = model(images()[:0])
+        maps = model.forward_intermediates(images()[:0], intermediates_only=True)
+    assert logits.shape == (0, 7)
+    for y, z in zip(maps, model.forward_intermediates(images(), intermediates_only=True), strict=True):
+        assert y.shape == (0, *z.shape[1:])
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
-from backbones.layers.kernels import keep_freed_memory
+from backbones.kernels import keep_freed_memory
 from backbones.mm.training.hooks import RunStopped
 from backbones.mm.training.matching import match_data, trained_names
 from backbones.mm.training.run import build_runner, check_config, check_work_dir, latest_checkpoint, load_config

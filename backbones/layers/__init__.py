@@ -5,6 +5,9 @@ heads, d width of a head, ws side of a window, nW windows of an image. A feature
 which is the memory of a channels-last (B, C, H, W) tensor, so either view is free (``layout``).
 """
 
+from timm.layers import LayerScale
+
+from backbones.kernels import register_layer, to_nchw, to_nhwc
 from backbones.layers.adaptive_pool import adaptive_bins, adaptive_pool
 from backbones.layers.attention import attend, attend_heads, merge_heads, split_heads
 from backbones.layers.attentive_conv import AttentiveConv
@@ -13,15 +16,11 @@ from backbones.layers.channel_group import ChannelGroupAttention
 from backbones.layers.conditions import TextEmbed, TimeEmbed, class_labels, text_bias
 from backbones.layers.conv_glu import ConvGLU
 from backbones.layers.deformable import DeformableConv, DeformableMerging
-from backbones.layers.depthwise import DepthwiseConv
 from backbones.layers.halo import HaloAttention
 from backbones.layers.head import ClassifierHead
 from backbones.layers.hilo import HiLoAttention
-from backbones.layers.kernels import set_fast_kernels, use_fast_kernels
 from backbones.layers.large_kernel import LargeKernelAttention
 from backbones.layers.latent_embed import LatentEmbed
-from backbones.layers.layout import to_nchw, to_nhwc
-from backbones.layers.linear import Linear, linear
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU
 from backbones.layers.modulation import BlockModulation, SharedModulation, modulate
 from backbones.layers.multi_head import MultiHeadAttention
@@ -34,10 +33,11 @@ from backbones.layers.self_guided import HybridAttention, LePEAttention, SelfGui
 from backbones.layers.sincos import sincos, sincos_grid
 from backbones.layers.super_token import SuperTokenAttention
 from backbones.layers.tables import kept_by_size
-from backbones.layers.together import chain, gelu_of, is_bare, linear_of, norm_of
-from backbones.layers.window import halo_partition, pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.window import pad_to_multiple, window_partition, window_unpartition
 from backbones.layers.window_attention import WindowAttention
 from backbones.layers.window_grid import WindowGrid, attention_bias, window_grid
+
+register_layer(LayerScale, "scale")
 
 __all__ = [
     "AttentiveConv",
@@ -50,14 +50,12 @@ __all__ = [
     "ConvPosEnc",
     "DeformableConv",
     "DeformableMerging",
-    "DepthwiseConv",
     "HaloAttention",
     "HiLoAttention",
     "HybridAttention",
     "LargeKernelAttention",
     "LatentEmbed",
     "LePEAttention",
-    "Linear",
     "Mlp",
     "MultiHeadAttention",
     "NeighborhoodAttention",
@@ -79,21 +77,13 @@ __all__ = [
     "attend_heads",
     "attention_bias",
     "class_labels",
-    "chain",
-    "gelu_of",
-    "halo_partition",
-    "is_bare",
     "kept_by_size",
-    "linear",
-    "linear_of",
     "merge_heads",
     "modulate",
     "neighborhood_tiles",
-    "norm_of",
     "pad_to_multiple",
     "rotary_table",
     "rotate",
-    "set_fast_kernels",
     "sincos",
     "sincos_grid",
     "split_heads",
@@ -101,7 +91,6 @@ __all__ = [
     "text_bias",
     "to_nchw",
     "to_nhwc",
-    "use_fast_kernels",
     "window_grid",
     "window_partition",
     "window_unpartition",

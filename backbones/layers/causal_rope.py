@@ -6,9 +6,8 @@ import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from backbones.kernels import by_images, sequential
 from backbones.layers.attention import merge_heads
-from backbones.layers.kernels import map_images
-from backbones.layers.linear import Linear
 from backbones.layers.rope import rotate
 
 
@@ -46,16 +45,15 @@ class CausalRopeAttention(nn.Module):
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
         self.soft_mask_rate = 0.0
-        self.qkv = Linear(dim, 3 * dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        qkv = self.qkv(x)
-        if torch.jit.is_scripting():
-            return self.proj(self.mix(qkv, rope))
+        qkv = sequential(x, self.qkv)
         # The attention map and what it was before the softmax, and queries and keys, rotated and apart.
-        held = 2 * self.num_heads * x.shape[1] ** 2 + 4 * x.shape[1] * x.shape[2]
-        return self.proj(map_images(partial(self.mix, rope=rope), qkv, held * x.element_size()))
+        entries = 2 * self.num_heads * x.shape[1] ** 2 + 4 * x.shape[1] * x.shape[2]
+        x = by_images(partial(self.mix, rope=rope), qkv, entries * x.element_size())
+        return sequential(x, self.proj)
 
     def mix(self, qkv: Tensor, rope: Tensor) -> Tensor:
         """What stands between the projections: (B, N, 3 * dim) -> (B, N, dim)."""

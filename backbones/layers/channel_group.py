@@ -4,8 +4,7 @@ import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from backbones.layers.kernels import use_fast_kernels
-from backbones.layers.linear import Linear
+from backbones.kernels import matmul, sequential
 
 
 @register_notrace_module
@@ -34,38 +33,16 @@ class ChannelGroupAttention(nn.Module):
             raise ValueError(f"dim {dim} is not a multiple of num_groups {num_groups}")
         self.num_groups = num_groups
         self.scale = (dim // num_groups) ** -0.5
-        self.qkv = Linear(dim, 3 * dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         B, H, W, C = x.shape
-        qkv = self.qkv(x).view(B, H * W, 3 * C)
-        if torch.jit.is_scripting():
-            return self.plain(qkv).view(B, H, W, C)
-        if use_fast_kernels(x) and H * W > C:
-            return self.folded(qkv).view(B, H, W, C)
-        return self.plain(qkv).view(B, H, W, C)
-
-    def plain(self, qkv: Tensor) -> Tensor:
-        """Attention, then the projection. qkv: (B, N, 3 * C) -> (B, N, C)"""
-        B, N, _ = qkv.shape
-        v, q, k = qkv.view(B, N, 3, self.num_groups, -1).transpose(1, 3).unbind(2)  # (B, groups, N, d)
-        attn = (q.transpose(-2, -1) @ k * self.scale).softmax(dim=-1)  # (B, groups, d, d)
-        x = v @ attn.transpose(-2, -1)
-        return self.proj(x.transpose(1, 2).reshape(B, N, -1))
-
-    def folded(self, qkv: Tensor) -> Tensor:
-        """The same with the attention folded into the projection: one matrix an image is all that its pixels meet.
-
-        qkv: (B, N, 3 * C) -> (B, N, C). Copies neither q, k, v nor the result; cheaper where N > C.
-        """
-        B, C = qkv.shape[0], qkv.shape[2] // 3
         d = C // self.num_groups
+        qkv = sequential(x, self.qkv).view(B, H * W, 3 * C)
         v, *qk = qkv.split([C] + [d] * (2 * self.num_groups), dim=-1)
         groups = zip(qk[: self.num_groups], qk[self.num_groups :])
         # One product a group: a batched product over images and groups would first copy both operands.
         attn = torch.stack([torch.bmm(q.transpose(1, 2), k) for q, k in groups], dim=1)  # (B, groups, d, d)
         attn = (attn * self.scale).softmax(dim=-1)
-        rows = self.proj.weight.t().reshape(self.num_groups, d, C)  # of the projection that each group's channels meet
-        weight = (attn.transpose(-2, -1) @ rows).view(B, C, C)
-        return torch.baddbmm(self.proj.bias, v, weight)
+        return sequential(v, matmul(attn.transpose(-2, -1)), self.proj).view(B, H, W, C)

@@ -5,9 +5,8 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from backbones.kernels import sequential, to_nchw, to_nhwc
 from backbones.layers.attention import attend
-from backbones.layers.layout import to_nchw, to_nhwc
-from backbones.layers.linear import Linear
 from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
@@ -47,32 +46,35 @@ class HiLoAttention(nn.Module):
         self.hi_dim = self.hi_heads * head_dim
 
         if self.lo_heads > 0:
-            self.l_q = Linear(dim, self.lo_dim, **dd)
-            self.l_kv = Linear(dim, 2 * self.lo_dim, **dd)
-            self.l_proj = Linear(self.lo_dim, self.lo_dim, **dd)
+            self.l_q = nn.Linear(dim, self.lo_dim, **dd)
+            self.l_kv = nn.Linear(dim, 2 * self.lo_dim, **dd)
+            self.l_proj = nn.Linear(self.lo_dim, self.lo_dim, **dd)
         else:
             self.l_q = self.l_kv = self.l_proj = nn.Identity()
         if self.hi_heads > 0:
-            self.h_qkv = Linear(dim, 3 * self.hi_dim, **dd)
-            self.h_proj = Linear(self.hi_dim, self.hi_dim, **dd)
+            self.h_qkv = nn.Linear(dim, 3 * self.hi_dim, **dd)
+            self.h_proj = nn.Linear(self.hi_dim, self.hi_dim, **dd)
         else:
             self.h_qkv = self.h_proj = nn.Identity()
 
     def hifi(self, x: Tensor) -> Tensor:
         """Attention inside windows. x: (B, H, W, C) -> (B, H, W, hi_dim)"""
         _, H, W, _ = x.shape
-        q, k, v = window_partition(self.h_qkv(x), self.window_size).chunk(3, dim=-1)  # (B * nW, ws * ws, hi_dim)
+        q, k, v = window_partition(sequential(x, self.h_qkv), self.window_size).chunk(
+            3, dim=-1
+        )  # (B * nW, ws * ws, hi_dim)
         x = window_unpartition(attend(q, k, v, self.hi_heads), self.window_size, H, W)
-        return self.h_proj(x)
+        return sequential(x, self.h_proj)
 
     def lofi(self, x: Tensor) -> Tensor:
         """Attention of every pixel to pooled ones. x: (B, H, W, C) -> (B, H, W, lo_dim)"""
         B, H, W, _ = x.shape
-        q = self.l_q(x).flatten(1, 2)  # (B, H * W, lo_dim)
+        q = sequential(x, self.l_q).flatten(1, 2)  # (B, H * W, lo_dim)
         if self.window_size > 1:
             x = to_nhwc(F.avg_pool2d(to_nchw(x), self.window_size))
-        k, v = self.l_kv(x).flatten(1, 2).chunk(2, dim=-1)  # (B, H * W / ws^2, lo_dim)
-        return self.l_proj(attend(q, k, v, self.lo_heads).view(B, H, W, self.lo_dim))
+        k, v = sequential(x, self.l_kv).flatten(1, 2).chunk(2, dim=-1)  # (B, H * W / ws^2, lo_dim)
+        x = attend(q, k, v, self.lo_heads).view(B, H, W, self.lo_dim)
+        return sequential(x, self.l_proj)
 
     def forward(self, x: Tensor) -> Tensor:
         _, H, W, _ = x.shape

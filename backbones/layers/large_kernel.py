@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from backbones.layers.depthwise import DepthwiseConv
-from backbones.layers.linear import Linear
+from backbones.kernels import sequential, to_nchw, to_nhwc
 
 
 class LargeKernelAttention(nn.Module):
@@ -18,9 +17,9 @@ class LargeKernelAttention(nn.Module):
     def __init__(self, dim: int, device=None, dtype=None) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        self.local = DepthwiseConv(dim, 5, **dd)
-        self.dilated = DepthwiseConv(dim, 7, dilation=3, **dd)
-        self.mix = Linear(dim, dim, **dd)
+        self.local = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, **dd)
+        self.dilated = nn.Conv2d(dim, dim, 7, padding=9, dilation=3, groups=dim, **dd)
+        self.mix = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.mix(self.dilated(self.local(x)))
+        return x * sequential(x, to_nchw, self.local, self.dilated, to_nhwc, self.mix)

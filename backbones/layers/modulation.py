@@ -27,6 +27,7 @@ class BlockModulation(nn.Module):
     def __init__(self, dim: int, count: int, device=None, dtype=None) -> None:
         super().__init__()
         self.fc = nn.Linear(dim, count * dim, device=device, dtype=dtype)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Zeros."""
@@ -48,6 +49,7 @@ class SharedModulation(nn.Module):
     def __init__(self, dim: int, count: int, device=None, dtype=None) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.empty(count, dim, device=device, dtype=dtype))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Normal with variance 1 / dim."""

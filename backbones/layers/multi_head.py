@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from backbones.kernels import sequential
 from backbones.layers.attention import attend
-from backbones.layers.linear import Linear
 
 
 class MultiHeadAttention(nn.Module):
@@ -26,15 +26,12 @@ class MultiHeadAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
-        self.q = Linear(dim, dim, **dd)
-        self.k = Linear(dim, dim, **dd)
-        self.v = Linear(dim, dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
-
-    def heads(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """What the heads give, before it is projected: (B, N, dim)"""
-        context = x if context is None else context
-        return attend(self.q(x), self.k(context), self.v(context), self.num_heads, bias)
+        self.q = nn.Linear(dim, dim, **dd)
+        self.k = nn.Linear(dim, dim, **dd)
+        self.v = nn.Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        return self.proj(self.heads(x, context, bias))
+        context = x if context is None else context
+        q, k, v = sequential(x, self.q), sequential(context, self.k), sequential(context, self.v)
+        return sequential(attend(q, k, v, self.num_heads, bias), self.proj)

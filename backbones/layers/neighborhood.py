@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from backbones.kernels import sequential
-from backbones.layers.kernels import use_fast_kernels
+from backbones.kernels.machine import use_fast_path
 from backbones.layers.tables import kept_by_size
 from backbones.layers.window import crop
 
@@ -272,7 +272,7 @@ def tile_attention(
             seen = tiles.gather_bias(extra_bias.to(q.dtype))
             bias = bias.expand(-1, seen.shape[1], -1, -1)
         bias = torch.cat([bias, seen], dim=3)
-    if use_fast_kernels(q) and not _is_traced():
+    if use_fast_path(q):
         out = _TileAttention.apply(q, k, v, bias, tiles.queries, keys, tiles.places, num_heads, scale)
     else:
         (G, M), T = keys.shape, bias.shape[2]

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from backbones.layers.layout import to_nchw, to_nhwc
+from backbones.kernels import sequential, to_nchw, to_nhwc
 from backbones.layers.window import pad_to_multiple
 
 
@@ -47,7 +47,5 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_multiple(self.pre_norm(x), self.multiple)
-        x = self.proj(to_nchw(x))
-        if self.channels_first_norm:
-            return to_nhwc(self.norm(x))
-        return self.norm(to_nhwc(x))
+        after = (self.norm, to_nhwc) if self.channels_first_norm else (to_nhwc, self.norm)
+        return sequential(x, to_nchw, self.proj, *after)

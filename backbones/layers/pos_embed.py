@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from backbones.layers.depthwise import DepthwiseConv
+from backbones.kernels import sequential, shortcut, to_nchw, to_nhwc
 
 
 class ConvPosEnc(nn.Module):
@@ -13,7 +13,7 @@ class ConvPosEnc(nn.Module):
 
     def __init__(self, dim: int, device=None, dtype=None) -> None:
         super().__init__()
-        self.proj = DepthwiseConv(dim, 3, shortcut=True, device=device, dtype=dtype)
+        self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        return sequential(x, to_nchw, shortcut(self.proj), to_nhwc)

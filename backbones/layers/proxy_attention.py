@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from backbones.layers.linear import Linear
+from backbones.kernels import sequential
 from backbones.layers.modulation import modulate
 from backbones.layers.multi_head import MultiHeadAttention
-from backbones.layers.together import chain
 from backbones.layers.window_grid import Triple, WindowGrid, attention_bias
 
 
@@ -27,7 +26,13 @@ class ProxyTokenAttention(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.attn = MultiHeadAttention(dim, num_heads, **dd)
         self.cross_attn = MultiHeadAttention(dim, num_heads, **dd)
-        self.out = Linear(dim, dim, **dd)
+        self.out = nn.Linear(dim, dim, **dd)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Zeros in the last projection."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(
         self, x: Tensor, grid: WindowGrid, proxy_size: Triple, modulation: tuple[Tensor, Tensor, Tensor] | None = None
@@ -40,5 +45,5 @@ class ProxyTokenAttention(nn.Module):
         else:
             shift, scale, gate = modulation
             proxies = torch.addcmul(proxies, gate, self.attn(modulate(self.norm(proxies), shift, scale), bias=bias))
-        y = self.cross_attn.heads(self.norm(x).flatten(1, 2), self.norm(proxies), bias)
-        return chain(y, self.cross_attn.proj, self.out).view_as(x)
+        y = self.cross_attn(self.norm(x).flatten(1, 2), self.norm(proxies), bias)
+        return sequential(y, self.out).view_as(x)

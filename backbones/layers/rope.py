@@ -27,7 +27,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     for _ in range(x.ndim - 3):
         table = table.unsqueeze(1)  # (N, 1, ..., d / 2, 2)
     pairs = x.to(torch.promote_types(x.dtype, table.dtype)).unflatten(-1, (-1, 2))
-    if not torch.jit.is_scripting() and torch.compiler.is_compiling():  # compilers fuse this, but not complex numbers
+    if torch.compiler.is_compiling():  # compilers fuse this, but not complex numbers
         a, b = pairs.unbind(-1)
         cos, sin = table.unbind(-1)
         return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x.dtype)

@@ -7,13 +7,11 @@ both, and in the plain attention of the last stage, a depthwise convolution of t
 
 import torch
 import torch.nn.functional as F
-from timm.layers import register_notrace_function, register_notrace_module
+from timm.layers import register_notrace_function, register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
+from backbones.kernels import sequential, to_nchw, to_nhwc
 from backbones.layers.attention import attend, merge_heads, split_heads
-from backbones.layers.depthwise import DepthwiseConv
-from backbones.layers.layout import to_nchw, to_nhwc
-from backbones.layers.linear import Linear
 from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
@@ -44,8 +42,7 @@ def attend_and_score(
 @register_notrace_function
 def window_valid(B: int, H: int, W: int, window_size: int, device: torch.device) -> Tensor | None:
     """Which tokens of the windows are pixels and not padding: (B * nW, ws * ws); None where all are."""
-    any_size = False if torch.jit.is_scripting() else torch.compiler.is_exporting()
-    if not any_size and H % window_size == 0 and W % window_size == 0:
+    if not torch.compiler.is_compiling() and H % window_size == 0 and W % window_size == 0:
         return None
     inside = torch.ones(B, H, W, 1, dtype=torch.bool, device=device)
     return window_partition(pad_to_multiple(inside, window_size), window_size).squeeze(-1)
@@ -60,11 +57,11 @@ class LePE(nn.Module):
     def __init__(self, dim: int, device=None, dtype=None) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        self.linear = Linear(dim, dim, **dd)
-        self.conv = DepthwiseConv(dim, 3, **dd)
+        self.linear = nn.Linear(dim, dim, **dd)
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
 
     def forward(self, attended: Tensor, x: Tensor) -> Tensor:
-        return attended + self.conv(self.linear(x))
+        return attended + sequential(x, self.linear, to_nchw, self.conv, to_nhwc)
 
 
 class LePEAttention(nn.Module):
@@ -87,15 +84,15 @@ class LePEAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
-        self.q = Linear(dim, dim, **dd)
-        self.kv = Linear(dim, 2 * dim, **dd)
+        self.q = nn.Linear(dim, dim, **dd)
+        self.kv = nn.Linear(dim, 2 * dim, **dd)
         self.lepe = LePE(dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor, significance: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        k, v = self.kv(x).flatten(1, 2).chunk(2, dim=-1)
-        attended = attend(self.q(x).flatten(1, 2), k, v, self.num_heads)
-        return self.proj(self.lepe(attended.view(x.shape), x)), None
+        k, v = sequential(x, self.kv).flatten(1, 2).chunk(2, dim=-1)
+        attended = attend(sequential(x, self.q).flatten(1, 2), k, v, self.num_heads)
+        return sequential(self.lepe(attended.view(x.shape), x), self.proj), None
 
 
 @register_notrace_module
@@ -132,20 +129,22 @@ class HybridAttention(nn.Module):
         self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio, **dd)
         self.norm = nn.LayerNorm(dim, **dd)
         self.act = nn.GELU()
-        self.q1 = Linear(dim, dim // 2, **dd)
-        self.kv1 = Linear(dim, dim, **dd)
-        self.q2 = Linear(dim, dim // 2, **dd)
-        self.kv2 = Linear(dim, dim, **dd)
+        self.q1 = nn.Linear(dim, dim // 2, **dd)
+        self.kv1 = nn.Linear(dim, dim, **dd)
+        self.q2 = nn.Linear(dim, dim // 2, **dd)
+        self.kv2 = nn.Linear(dim, dim, **dd)
         self.lepe = LePE(dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def attend_globally(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, H, W, C) -> (B, H, W, C / 2), (B, H, W)"""
         B, H, W, C = x.shape
-        tokens = self.act(self.norm(to_nhwc(self.sr(to_nchw(pad_to_multiple(x, self.sr_ratio))))))  # (B, h, w, C)
+        tokens = sequential(
+            pad_to_multiple(x, self.sr_ratio), to_nchw, self.sr, to_nhwc, self.norm, self.act
+        )  # (B, h, w, C)
         h, w = tokens.shape[1], tokens.shape[2]
-        k, v = self.kv1(tokens).flatten(1, 2).chunk(2, dim=-1)
-        out, received = attend_and_score(self.q1(x).flatten(1, 2), k, v, self.half_heads)
+        k, v = sequential(tokens, self.kv1).flatten(1, 2).chunk(2, dim=-1)
+        out, received = attend_and_score(sequential(x, self.q1).flatten(1, 2), k, v, self.half_heads)
         received = received.view(B, h, 1, w, 1).expand(B, h, self.sr_ratio, w, self.sr_ratio)
         received = received.reshape(B, h * self.sr_ratio, w * self.sr_ratio)
         return out.view(B, H, W, C // 2), crop(received, H, W)
@@ -156,9 +155,9 @@ class HybridAttention(nn.Module):
         x = pad_to_multiple(x, self.window_size)
         padded_h, padded_w = x.shape[1], x.shape[2]
         windows = window_partition(x, self.window_size)  # (B * nW, ws * ws, C)
-        k, v = self.kv2(windows).chunk(2, dim=-1)
+        k, v = sequential(windows, self.kv2).chunk(2, dim=-1)
         valid = window_valid(B, H, W, self.window_size, x.device)
-        out, received = attend_and_score(self.q2(windows), k, v, self.half_heads, valid)
+        out, received = attend_and_score(sequential(windows, self.q2), k, v, self.half_heads, valid)
         out = window_unpartition(out, self.window_size, padded_h, padded_w)
         received = window_unpartition(received.unsqueeze(-1), self.window_size, padded_h, padded_w)
         return crop(out, H, W), crop(received, H, W).squeeze(-1)
@@ -166,14 +165,15 @@ class HybridAttention(nn.Module):
     def forward(self, x: Tensor, significance: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         far, received_far = self.attend_globally(x)
         near, received_near = self.attend_locally(x)
-        return self.proj(self.lepe(torch.cat([far, near], dim=-1), x)), received_near + received_far
+        attended = self.lepe(torch.cat([far, near], dim=-1), x)
+        return sequential(attended, self.proj), received_near + received_far
 
 
 @register_notrace_module
-class TokenMerge(Linear):
-    """Merges tokens by runs: each result is a weighted sum of ``in_features`` tokens that follow one another in order.
+class TokenMerge(nn.Module):
+    """Merges tokens by runs: each result is a weighted sum of ``size`` tokens that follow one another in order.
 
-    x: (B, N, C), order: (B, N) indices -> (B, M, C), with M = ceil(n / in_features) for the n tokens of its part of the
+    x: (B, N, C), order: (B, N) indices -> (B, M, C), with M = ceil(n / size) for the n tokens of its part of the
     order. Where the last run would be cut, the part is stretched: some tokens, evenly spread, count twice.
 
     Args:
@@ -183,13 +183,21 @@ class TokenMerge(Linear):
     """
 
     def __init__(self, start: int, stop: int, size: int, device=None, dtype=None) -> None:
-        super().__init__(size, 1, device=device, dtype=dtype)
+        super().__init__()
         self.start = start
         self.stop = stop
+        self.weight = nn.Parameter(torch.empty(1, size, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+        self.reset_parameters()
 
-    def forward(self, x: Tensor, order: Tensor) -> Tensor:  # type: ignore[override]
+    def reset_parameters(self) -> None:
+        """Weights: truncated normal, std 0.02; bias: 0."""
+        trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:
         B, N, C = x.shape
-        start, stop, size = N * self.start // 4, N * self.stop // 4, self.in_features
+        start, stop, size = N * self.start // 4, N * self.stop // 4, self.weight.shape[1]
         runs = (stop - start + size - 1) // size
         position = start + torch.arange(runs * size, device=x.device) * (stop - start) // (runs * size)
         token = order[:, position] + torch.arange(0, B * N, N, device=x.device).unsqueeze(1)  # of the batch
@@ -229,16 +237,16 @@ class SelfGuidedAttention(nn.Module):
         if sum(quarters for quarters, _ in merging) != 4:
             raise ValueError(f"merging {merging} must divide the pixels into 4 quarters")
         self.num_heads = num_heads
-        self.q = Linear(dim, dim, **dd)
+        self.q = nn.Linear(dim, dim, **dd)
         self.merge = nn.ModuleList()
         start = 0
         for quarters, size in merging:
             self.merge.append(TokenMerge(start, start + quarters, size, **dd))
             start += quarters
-        self.kv1 = Linear(dim, dim, **dd)
-        self.kv2 = Linear(dim, dim, **dd)
+        self.kv1 = nn.Linear(dim, dim, **dd)
+        self.kv2 = nn.Linear(dim, dim, **dd)
         self.lepe = LePE(dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def merged(self, x: Tensor, order: Tensor) -> Tensor:
         """x: (B, N, C), order: (B, N) -> (B, M, C)"""
@@ -257,11 +265,11 @@ class SelfGuidedAttention(nn.Module):
     def attend_merged(self, x: Tensor, by_rows: Tensor, by_columns: Tensor) -> Tensor:
         """x: (B, H, W, C), orders: (B, N) -> (B, H, W, C)"""
         tokens = x.flatten(1, 2)
-        k1, v1 = self.kv1(self.merged(tokens, by_rows)).chunk(2, dim=-1)
-        k2, v2 = self.kv2(self.merged(tokens, by_columns)).chunk(2, dim=-1)
+        k1, v1 = sequential(self.merged(tokens, by_rows), self.kv1).chunk(2, dim=-1)
+        k2, v2 = sequential(self.merged(tokens, by_columns), self.kv2).chunk(2, dim=-1)
         k, v = torch.cat([k1, k2], dim=-1), torch.cat([v1, v2], dim=-1)
-        attended = attend(self.q(tokens), k, v, self.num_heads)
-        return self.proj(self.lepe(attended.view(x.shape), x))
+        attended = attend(sequential(tokens, self.q), k, v, self.num_heads)
+        return sequential(self.lepe(attended.view(x.shape), x), self.proj)
 
     def forward(self, x: Tensor, significance: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         if significance is None:

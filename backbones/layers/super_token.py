@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from backbones.kernels import sequential
 from backbones.layers.attention import merge_heads
-from backbones.layers.linear import Linear
 from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
@@ -72,15 +72,16 @@ class SuperTokenAttention(nn.Module):
         self.num_heads = num_heads
         self.cell_size = cell_size
         self.scale = dim**-0.5
-        self.qkv = Linear(dim, 3 * dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def attend_globally(self, x: Tensor) -> Tensor:
         """Self-attention of all positions of a map. x: (B, H, W, C) -> (B, H, W, C)"""
         B, H, W, C = x.shape
-        qkv = self.qkv(x).view(B, H * W, self.num_heads, 3, C // self.num_heads)
+        qkv = sequential(x, self.qkv).view(B, H * W, self.num_heads, 3, C // self.num_heads)
         q, k, v = qkv.transpose(1, 2).unbind(3)  # (B, nh, N, d)
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)).view(B, H, W, C))
+        x = merge_heads(F.scaled_dot_product_attention(q, k, v)).view(B, H, W, C)
+        return sequential(x, self.proj)
 
     def associate(self, cells: Tensor, grid_h: int, grid_w: int) -> Tensor:
         """Weights of pixels for the super tokens around them.

@@ -13,11 +13,10 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     x: (B, H, W, C) -> (B, H', W', C). Inverse: ``x[:, :H, :W]``.
     """
     H, W = x.shape[1], x.shape[2]
-    # Written so that a compiler sees H + pad_h as a multiple, and exported without a branch that would fix the size.
+    # Written so that a compiler sees H + pad_h as a multiple, and traced without a branch that would fix the size.
     pad_h = (H + multiple - 1) // multiple * multiple - H
     pad_w = (W + multiple - 1) // multiple * multiple - W
-    compiling = False if torch.jit.is_scripting() else torch.compiler.is_compiling()
-    if compiling or pad_h > 0 or pad_w > 0:
+    if torch.compiler.is_compiling() or pad_h > 0 or pad_w > 0:
         x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
     return x
 
@@ -28,8 +27,7 @@ def crop(x: Tensor, H: int, W: int) -> Tensor:
 
     x: (B, H', W', ...) -> (B, H, W, ...)
     """
-    compiling = False if torch.jit.is_scripting() else torch.compiler.is_compiling()
-    if compiling:  # whether a slice is the whole map would fix the size
+    if torch.compiler.is_compiling():  # whether a slice is the whole map would fix the size
         rows, columns = torch.arange(H, device=x.device), torch.arange(W, device=x.device)
         return x.index_select(1, rows).index_select(2, columns)
     return x[:, :H, :W]
@@ -53,16 +51,3 @@ def window_unpartition(windows: Tensor, window_size: int, H: int, W: int) -> Ten
     C = windows.shape[-1]
     x = windows.reshape(-1, H // window_size, W // window_size, window_size, window_size, C)
     return x.transpose(2, 3).reshape(-1, H, W, C)
-
-
-def halo_partition(x: Tensor, window_size: int, halo_size: int, num_heads: int) -> Tensor:
-    """Cut a map into windows that carry ``halo_size`` more pixels on every side, zeros outside the map (copies once).
-
-    x: (B, H, W, nh * d), sides multiples of ``window_size`` -> (B * nW, nh, (ws + 2 * halo_size)^2, d), windows in the
-    order of ``window_partition``.
-    """
-    side = window_size + 2 * halo_size
-    x = F.pad(x, (0, 0, halo_size, halo_size, halo_size, halo_size))
-    x = x.unfold(1, side, window_size).unfold(2, side, window_size)  # (B, H / ws, W / ws, nh * d, side, side)
-    x = x.unflatten(3, (num_heads, -1)).permute(0, 1, 2, 3, 5, 6, 4)
-    return x.reshape(-1, num_heads, side * side, x.shape[-1])

@@ -3,8 +3,8 @@
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from backbones.kernels import sequential
 from backbones.layers.attention import attend
-from backbones.layers.linear import Linear
 from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
@@ -34,14 +34,14 @@ class WindowAttention(nn.Module):
             raise ValueError(f"window_size is a number of pixels from 1 up, got {window_size}")
         self.num_heads = num_heads
         self.window_size = window_size
-        self.qkv = Linear(dim, 3 * dim, **dd)
-        self.proj = Linear(dim, dim, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, **dd)
+        self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         _, H, W, _ = x.shape
         x = pad_to_multiple(x, self.window_size)
         _, padded_h, padded_w, _ = x.shape
         # Windows are cut before the projection, whose result is three times as large to copy.
-        q, k, v = self.qkv(window_partition(x, self.window_size)).chunk(3, dim=-1)  # (B * nW, ws * ws, C)
+        q, k, v = sequential(window_partition(x, self.window_size), self.qkv).chunk(3, dim=-1)  # (B * nW, ws * ws, C)
         x = window_unpartition(attend(q, k, v, self.num_heads), self.window_size, padded_h, padded_w)
-        return self.proj(crop(x, H, W))
+        return sequential(crop(x, H, W), self.proj)

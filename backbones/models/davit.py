@@ -20,14 +20,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, register_notrace_module
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
+from backbones.kernels import sequential, shortcut
 from backbones.layers import ChannelGroupAttention, ClassifierHead, ConvPosEnc, Mlp, PatchEmbed, WindowAttention
-from backbones.layers.kernels import map_images
 from backbones.models._pyramid import PyramidBackbone, Stage
 from backbones.models._registry import register_variants
 
@@ -44,7 +43,6 @@ class DaViTConfig:
     mlp_ratio: int = 4
 
 
-@register_notrace_module
 class Block(nn.Module):
     """Position, x + attention(LN(x)), position, x + mlp(LN(x)). x: (B, H, W, dim) -> (B, H, W, dim)"""
 
@@ -59,16 +57,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return self.layers(x)
-        hidden = x.shape[1] * x.shape[2] * self.mlp.hidden_dim
-        return map_images(self.layers, x, hidden * x.element_size())
-
-    def layers(self, x: Tensor) -> Tensor:
-        """The whole block on the images given."""
-        x = self.cpe1(x)
-        x = self.cpe2(x + self.drop_path(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        attn = shortcut(self.norm1, self.attn, self.drop_path)
+        mlp = shortcut(self.norm2, self.mlp, self.drop_path)
+        return sequential(x, self.cpe1, attn, self.cpe2, mlp)
 
 
 class DaViT(PyramidBackbone):

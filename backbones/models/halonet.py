@@ -33,7 +33,8 @@ from timm.layers import DropPath, register_notrace_module, trunc_normal_
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from backbones.layers import ClassifierHead, HaloAttention, Linear, norm_of, pad_to_multiple, to_nchw, to_nhwc
+from backbones.kernels import sequential, to_nchw, to_nhwc
+from backbones.layers import ClassifierHead, HaloAttention, pad_to_multiple
 from backbones.models._pyramid import PyramidBackbone, Stage
 from backbones.models._registry import register_variants
 
@@ -74,16 +75,14 @@ class LinearNormAct(nn.Module):
         super().__init__()
         self.out_features = out_features
         self.stride = stride
-        self.conv = Linear(dim, out_features, bias=False, **dd)
+        self.conv = nn.Linear(dim, out_features, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_features, **dd)
         self.act = nn.ReLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride > 1:
             x = x[:, :: self.stride, :: self.stride]
-        if torch.jit.is_scripting():
-            return self.act(to_nhwc(self.bn(to_nchw(self.conv(x)))))
-        return norm_of(self.conv, self.bn, x, "relu" if isinstance(self.act, nn.ReLU) else "none")
+        return sequential(x, self.conv, to_nchw, self.bn, to_nhwc, self.act)
 
 
 class Stem(nn.Module):
@@ -100,9 +99,8 @@ class Stem(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.bn(self.conv(to_nchw(x))))
-        exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()
-        if exporting:
+        x = sequential(to_nchw(x), self.conv, self.bn, self.act)
+        if torch.compiler.is_compiling():
             # The shape rule of pooling branches on whether the size is odd. After a ReLU, padding with 0 is like -inf.
             x = to_nchw(pad_to_multiple(to_nhwc(x), 2))
             return to_nhwc(F.max_pool2d(F.pad(x, (1, 0, 1, 0)), 3, 2))
@@ -130,9 +128,8 @@ class Block(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.attn(self.conv1(x))
-        y = self.conv2(self.act(to_nhwc(self.norm(to_nchw(y)))))
-        return self.act(self.drop_path(y) + self.shortcut(x))
+        y = sequential(x, self.conv1, self.attn, to_nchw, self.norm, to_nhwc, self.act, self.conv2, self.drop_path)
+        return self.act(y + self.shortcut(x))
 
 
 class HaloNet(PyramidBackbone):
@@ -178,7 +175,7 @@ class HaloNet(PyramidBackbone):
         """As timm: convolutions (1x1 ones too) normal, std sqrt(2 / fan_out); the last BatchNorm of a block is 0."""
         if isinstance(module, HaloAttention):
             module.reset_parameters()  # after its projections, which the next branch took
-        elif isinstance(module, Linear):
+        elif isinstance(module, nn.Linear) and module is not self.get_classifier():
             nn.init.normal_(module.weight, std=math.sqrt(2 / module.out_features))
         elif isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels

@@ -21,7 +21,8 @@ from timm.layers import DropPath
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from backbones.layers import ConvMlp, DeformableConv, DeformableMerging, DepthwiseConv, HiLoAttention, PatchEmbed
+from backbones.kernels import sequential, shortcut
+from backbones.layers import ConvMlp, DeformableConv, DeformableMerging, HiLoAttention, PatchEmbed
 from backbones.models._pyramid import PyramidBackbone, Stage
 from backbones.models._registry import register_variants
 
@@ -51,8 +52,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.attn is not None:
-            x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+            x = sequential(x, shortcut(self.norm1, self.attn, self.drop_path))
+        return sequential(x, shortcut(self.norm2, self.mlp, self.drop_path))
 
 
 class LITv2(PyramidBackbone):
@@ -94,7 +95,7 @@ class LITv2(PyramidBackbone):
 
     def init_module(self, module: nn.Module) -> None:
         """Depthwise convolutions: normal, std sqrt(2 / fan_out); offsets: 0; linear: truncated normal, std 0.02."""
-        if isinstance(module, DepthwiseConv):
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
             nn.init.normal_(module.weight, std=math.sqrt(2 / math.prod(module.kernel_size)))
             nn.init.zeros_(module.bias)
         elif isinstance(module, DeformableConv):

@@ -27,14 +27,12 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from backbones.kernels import sequential, shortcut, to_nchw, to_nhwc
 from backbones.layers import (
     ConvMlp,
     HybridAttention,
     LePEAttention,
-    Linear,
     SelfGuidedAttention,
-    to_nchw,
-    to_nhwc,
 )
 from backbones.models._pyramid import PyramidBackbone, Stage, image_to_map, update_model_input_size
 from backbones.models._registry import register_variants
@@ -107,7 +105,7 @@ class ConvNorm(nn.Module):
         self.norm = nn.GroupNorm(1, dim_out, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_nhwc(self.norm(self.conv(to_nchw(x))))
+        return sequential(x, to_nchw, self.conv, self.norm, to_nhwc)
 
 
 class LinearNorm(nn.Module):
@@ -118,11 +116,11 @@ class LinearNorm(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, **dd: Any) -> None:
         super().__init__()
-        self.conv = Linear(dim, dim_out, bias=False, **dd)
+        self.conv = nn.Linear(dim, dim_out, bias=False, **dd)
         self.norm = nn.GroupNorm(1, dim_out, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_nhwc(self.norm(to_nchw(self.conv(x))))
+        return sequential(x, self.conv, to_nchw, self.norm, to_nhwc)
 
 
 class Stem(nn.Module):
@@ -141,7 +139,7 @@ class Stem(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, *table_size, dim, **dd))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv3(self.act(self.conv2(self.act(self.conv1(x))))))
+        x = sequential(x, self.conv1, self.act, self.conv2, self.act, self.conv3, self.norm)
         return x + resample_table(self.pos_embed, x.shape[1], x.shape[2])
 
 
@@ -159,7 +157,7 @@ class Downsample(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(self.act(self.conv2(self.act(self.conv1(x)))))
+        return sequential(x, self.conv1, self.act, self.conv2, self.act, self.conv3)
 
 
 class Block(nn.Module):
@@ -179,7 +177,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, significance: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         attended, significance = self.attn(self.norm1(x), significance)
         x = x + self.drop_path(attended)
-        return x + self.drop_path(self.mlp(self.norm2(x))), significance
+        return sequential(x, shortcut(self.norm2, self.mlp, self.drop_path)), significance
 
 
 class GuidedStage(Stage):
@@ -193,7 +191,7 @@ class GuidedStage(Stage):
         x = self.downsample(x)
         significance: Tensor | None = None
         for block in self.blocks:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
+            if self.grad_checkpointing:
                 x, significance = checkpoint(block, x, significance, use_reentrant=False)
             else:
                 x, significance = block(x, significance)

@@ -21,15 +21,13 @@ from timm.layers import DropPath, LayerScale
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
+from backbones.kernels import sequential, shortcut, to_nchw, to_nhwc
 from backbones.layers import (
     ClassifierHead,
     ConvMlp,
     ConvPosEnc,
-    Linear,
     PatchEmbed,
     SuperTokenAttention,
-    to_nchw,
-    to_nhwc,
 )
 from backbones.models._pyramid import PyramidBackbone, Stage
 from backbones.models._registry import register_variants
@@ -63,7 +61,7 @@ class Stem(nn.Module):
         self.proj = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_nhwc(self.proj(to_nchw(x)))
+        return sequential(x, to_nchw, *self.proj, to_nhwc)
 
 
 class Block(nn.Module):
@@ -93,9 +91,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pos_embed(x)
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.ls2(self.mlp(to_nhwc(self.norm2(to_nchw(x))))))
+        attn = shortcut(self.norm1, self.attn, self.ls1, self.drop_path)
+        mlp = shortcut(to_nchw, self.norm2, to_nhwc, self.mlp, self.ls2, self.drop_path)
+        return sequential(x, self.pos_embed, attn, mlp)
 
 
 class HeadProjection(nn.Module):
@@ -104,12 +102,12 @@ class HeadProjection(nn.Module):
     def __init__(self, dim: int, out_features: int, **dd: Any) -> None:
         super().__init__()
         self.out_features = out_features
-        self.conv = Linear(dim, out_features, **dd)
+        self.conv = nn.Linear(dim, out_features, **dd)
         self.norm = nn.BatchNorm2d(out_features, **dd)
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(to_nhwc(self.norm(to_nchw(self.conv(x)))))
+        return sequential(x, self.conv, to_nchw, self.norm, to_nhwc, self.act)
 
 
 class STViT(PyramidBackbone):
@@ -165,7 +163,7 @@ class STViT(PyramidBackbone):
 
     def init_module(self, module: nn.Module) -> None:
         """Classifier: truncated normal, std 0.02; convolutions, 1x1 ones too, as PyTorch initialises them."""
-        if not isinstance(module, Linear):
+        if module is self.get_classifier():
             super().init_module(module)
 
     def association(self, x: Tensor) -> dict[str, Tensor]:

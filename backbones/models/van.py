@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, LayerScale, register_notrace_module
+from timm.layers import DropPath, LayerScale
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from backbones.layers import ConvMlp, LargeKernelAttention, Linear, PatchEmbed, gelu_of, to_nchw, to_nhwc
+from backbones.kernels import sequential, shortcut, to_nchw, to_nhwc
+from backbones.layers import ConvMlp, LargeKernelAttention, PatchEmbed
 from backbones.models._pyramid import PyramidBackbone, Stage
 from backbones.models._registry import register_variants
 
@@ -37,7 +36,6 @@ class VANConfig:
     norm_eps: float = 1e-6  # of the LayerNorm after each stage; 1e-5 in the published segmentation models
 
 
-@register_notrace_module
 class SpatialAttention(nn.Module):
     """1x1 -> GELU -> large-kernel attention -> 1x1, with a shortcut of its own (figure 3 of the paper omits it).
 
@@ -46,13 +44,13 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__()
-        self.proj_1 = Linear(dim, dim, **dd)
+        self.proj_1 = nn.Linear(dim, dim, **dd)
+        self.act = nn.GELU()
         self.lka = LargeKernelAttention(dim, **dd)
-        self.proj_2 = Linear(dim, dim, **dd)
+        self.proj_2 = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.proj_1(x)) if torch.jit.is_scripting() else gelu_of(self.proj_1, x)
-        return self.proj_2(self.lka(y)) + x
+        return sequential(x, shortcut(self.proj_1, self.act, self.lka, self.proj_2))
 
 
 class Block(nn.Module):
@@ -69,9 +67,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        # addcmul(x, y, scale) is x + y * scale in one pass over the map
-        x = torch.addcmul(x, self.drop_path(self.attn(to_nhwc(self.norm1(to_nchw(x))))), self.ls1.gamma)
-        return torch.addcmul(x, self.drop_path(self.mlp(to_nhwc(self.norm2(to_nchw(x))))), self.ls2.gamma)
+        attn = shortcut(to_nchw, self.norm1, to_nhwc, self.attn, self.ls1, self.drop_path)
+        mlp = shortcut(to_nchw, self.norm2, to_nhwc, self.mlp, self.ls2, self.drop_path)
+        return sequential(x, attn, mlp)
 
 
 class VAN(PyramidBackbone):
@@ -124,7 +122,7 @@ class VAN(PyramidBackbone):
 
     def init_module(self, module: nn.Module) -> None:
         """Convolutions (1x1 ones too): normal, std sqrt(2 / fan_out); classifier: truncated normal, std 0.02."""
-        if isinstance(module, Linear):
+        if isinstance(module, nn.Linear) and module is not self.get_classifier():
             nn.init.normal_(module.weight, std=math.sqrt(2 / module.out_features))
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):

@@ -101,7 +101,7 @@ TILED = ("test_dinat", "test_dinat_s", "test_nat")
 @pytest.mark.parametrize("name", ["test_convnext", "test_resnet", *backbones.list_models("test_*")])
 def test_meta_device_counts_as_the_cpu_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where a model picks another kernel on a CPU, it may pad and so do more than what is counted.
-    monkeypatch.setattr("backbones.layers.kernels._enabled", False)
+    monkeypatch.setattr("backbones.kernels.machine._enabled", False)
     models = [build_model(name, device=device) for device in ("meta", "cpu")]
     size = models[0].default_cfg["input_size"] if models[0].default_cfg.get("fixed_input_size") else (3, 64, 96)
     counts = [count(model, size) for model in models]

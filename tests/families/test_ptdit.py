@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.cli import convert
-from backbones.layers import MultiHeadAttention, set_fast_kernels, sincos_grid, window_grid
+from backbones.kernels import set_fast_kernels
+from backbones.layers import MultiHeadAttention, sincos_grid, window_grid
 from backbones.models.ptdit import VARIANTS, PTDiT
 from backbones.weights import convert_state_dict, restore_state_dict
 from tests.reference_values import assert_matches, load_reference, official_state_dict
@@ -485,6 +486,4 @@ def test_every_module_with_parameters_is_called(build) -> None:
         model(noise(2, 4, 16, 16), 500, **({"context": noise(2, 5, 24)} if model.cfg.text_dim else {}))
     holders = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
     assert not holders - called
-    assert {
-        name for name, m in model.named_modules() if isinstance(m, MultiHeadAttention) and "proxy" not in name
-    } <= called
+    assert {name for name, m in model.named_modules() if isinstance(m, MultiHeadAttention)} <= called

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbones.layers import ChannelGroupAttention, set_fast_kernels
+from backbones.kernels import set_fast_kernels
+from backbones.layers import ChannelGroupAttention
 
 
 def obvious(attn: ChannelGroupAttention, x: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.layers import DeformableConv, DeformableMerging, set_fast_kernels
+from backbones.kernels import set_fast_kernels
+from backbones.layers import DeformableConv, DeformableMerging
 
 
 def sample(image: Tensor, y: float, x: float) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.layers import ClassifierHead, Linear
+from backbones.layers import ClassifierHead
 
 POOLS = {
     "avg": lambda x: x.mean((1, 2)),
@@ -25,7 +25,7 @@ def test_pools_then_classifies(pool_type: str) -> None:
 
 def test_projection_comes_before_pooling_and_norm_after() -> None:
     torch.manual_seed(0)
-    proj, norm = Linear(8, 12), nn.LayerNorm(12)
+    proj, norm = nn.Linear(8, 12), nn.LayerNorm(12)
     head, x = ClassifierHead(8, 5, "max", proj=proj, norm=norm), torch.randn(2, 3, 4, 8)
     assert head.num_features == 12
     torch.testing.assert_close(head(x, pre_logits=True), norm(proj(x).amax((1, 2))))
@@ -38,7 +38,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def test_reset() -> None:
-    head = ClassifierHead(8, 5, proj=Linear(8, 12), norm=nn.LayerNorm(12)).eval()
+    head = ClassifierHead(8, 5, proj=nn.Linear(8, 12), norm=nn.LayerNorm(12)).eval()
     head.reset(3)
     assert head(torch.randn(2, 3, 4, 8)).shape == (2, 3)
     assert head.pool_type == "avg" and not head.fc.training

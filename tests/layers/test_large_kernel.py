@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers import LargeKernelAttention, set_fast_kernels
+from backbones.kernels import set_fast_kernels
+from backbones.layers import LargeKernelAttention
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])

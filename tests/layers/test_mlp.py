@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers import ConvMlp, Mlp, set_fast_kernels
+from backbones.kernels import set_fast_kernels
+from backbones.layers import ConvMlp, Mlp
 
 
 @pytest.mark.parametrize("grad", [True, False])

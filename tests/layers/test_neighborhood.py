@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.layers import NeighborhoodAttention, neighborhood_tiles, set_fast_kernels, tile_attention
+from backbones.kernels import set_fast_kernels
+from backbones.layers import NeighborhoodAttention, neighborhood_tiles, tile_attention
 from backbones.layers import neighborhood as neighborhood_file
 
 
@@ -102,7 +103,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, *extra: Tensor, cut: 
 
 
 def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighborhood_file, "use_fast_kernels", lambda x: True)
+    monkeypatch.setattr(neighborhood_file, "use_fast_path", lambda x: True)
     torch.manual_seed(0)
     sizes = [(1, 5, 4, 4)] * 3 + [(2, 3, 3), (1, 2, 4), (1, 2, 4), (2, 20, 2)]
     inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]

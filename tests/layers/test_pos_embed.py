@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from backbones.layers import ConvPosEnc, set_fast_kernels
+from backbones.kernels import set_fast_kernels
+from backbones.layers import ConvPosEnc
 
 
 def test_adds_a_depthwise_convolution(fast_kernels: None) -> None:

@@ -61,7 +61,7 @@ def obvious_guided(attn: SelfGuidedAttention, x: Tensor, score: Tensor) -> Tenso
         tokens = []
         for merge in attn.merge:
             part = pixels[len(pixels) * merge.start // 4 : len(pixels) * merge.stop // 4]
-            size = merge.in_features
+            size = merge.weight.shape[1]
             slots = -(-len(part) // size) * size
             filled = [part[slot * len(part) // slots] for slot in range(slots)]
             for first in range(0, slots, size):

@@ -1,0 +1,134 @@
+"""What decides which kernel is fast: the machine as a value, and the switch of all fast paths.
+
+Every choice of this room is a function of ``machine()`` and of the tensors at hand, so that a test can run the branches
+of any CPU by putting another record in its place (``use_machine``).
+"""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A CPU and how PyTorch was built for it.
+
+    Attributes:
+        vendor: As the CPU names it, "AuthenticAMD" or "GenuineIntel"; "" where it is not known.
+        avx512: Whether PyTorch's kernels use AVX-512.
+        mkl: Whether PyTorch's BLAS is MKL.
+        onednn: Whether PyTorch was built with oneDNN.
+        bfloat16: Whether oneDNN has bfloat16 kernels for this CPU; there are none below AVX-512.
+        threads: Threads of an operator; None for what PyTorch is set to.
+    """
+
+    vendor: str = ""
+    avx512: bool = False
+    mkl: bool = True
+    onednn: bool = True
+    bfloat16: bool = False
+    threads: int | None = None
+
+    @classmethod
+    def found(cls) -> "Machine":
+        """The one that this process runs on."""
+        return cls(
+            vendor=_vendor(),
+            avx512="AVX512" in torch.backends.cpu.get_cpu_capability(),
+            mkl=torch.backends.mkl.is_available(),
+            onednn=torch.backends.mkldnn.is_available(),
+            bfloat16=torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        )
+
+    @property
+    def blas_lags(self) -> bool:
+        """Whether BLAS leaves instructions of the CPU unused: MKL does on those that are not Intel's.
+
+        The vendor decides rather than a measurement, so that a run can be repeated bit for bit.
+        """
+        return self.onednn and self.mkl and self.vendor == "AuthenticAMD"
+
+
+def _vendor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()  # which holds it on Windows
+    return next((vendor for vendor in ("AuthenticAMD", "GenuineIntel") if vendor in text), "")
+
+
+HERE = Machine.found()
+_machine = HERE
+_enabled = os.environ.get("BACKBONES_FAST_KERNELS", "1") != "0"
+
+
+def machine() -> Machine:
+    """The record that choices are made by."""
+    return _machine
+
+
+@contextmanager
+def use_machine(record: Machine) -> Iterator[None]:
+    """Choose kernels as on another machine. Kernels that this one lacks are replaced by the plain operator."""
+    global _machine
+    before, _machine = _machine, record
+    try:
+        yield
+    finally:
+        _machine = before
+
+
+def set_fast_kernels(enabled: bool) -> None:
+    """Switch all fast paths on (the default) or off, for the whole process; ``BACKBONES_FAST_KERNELS=0`` does, too."""
+    global _enabled
+    _enabled = enabled
+
+
+def is_observed() -> bool:
+    """Whether someone looks at operators, so that only the plain ones will do, or fast paths are switched off.
+
+    That is a compiler or tracer, a dispatch or function mode, a transform of ``torch.func``, forward-mode
+    differentiation. It comes before any look at a size: a traced program serves all sizes.
+    """
+    if torch.compiler.is_compiling() or not _enabled or torch.jit.is_tracing():
+        return True
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or _len_function_modes()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _len_function_modes() -> int:
+    """Function modes but for the one of ``torch.set_default_device``, which looks at factories alone."""
+    count = torch._C._len_torch_function_stack()
+    if count == 0:
+        return 0
+    modes = [torch._C._get_function_stack_at(i) for i in range(count)]
+    return sum(type(mode) is not torch.utils._device.DeviceContext for mode in modes)
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether there are fast kernels for these tensors: entries of a CPU, as they are and not a subclass of tensors."""
+    return all(type(t) is Tensor and t.device.type == "cpu" and t.numel() > 0 for t in tensors)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Type in which a convolution or a linear layer of ``x`` computes: autocast's where that is on."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def computes_in(x: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether ``x`` and what layers compute from it are of these types, and the machine has kernels for them."""
+    found = {x.dtype, compute_dtype(x)}
+    return found <= set(dtypes) and (torch.bfloat16 not in found or _machine.bfloat16)
+
+
+def use_fast_path(*tensors: Tensor) -> bool:
+    """Whether an operation with a fast path of its own, in float32, takes it for these tensors."""
+    return not is_observed() and serves(*tensors) and computes_in(tensors[0], torch.float32)

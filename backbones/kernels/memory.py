@@ -1,0 +1,43 @@
+"""Memory of a process, and computing a batch in chunks that stay in the cache."""
+
+import ctypes
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from backbones.kernels.machine import is_observed, serves
+
+CHUNK_BYTES = 16 * 2**20
+
+
+def by_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) -> Tensor:
+    """``fn(x)``; in inference on a CPU a few images at a time, so that its intermediate results stay in the cache.
+
+    Args:
+        fn: Function of (B, ...) that treats images separately.
+        x: (B, ...)
+        bytes_per_image: Size of the intermediate results of an image that exist at the same time.
+    """
+    if is_observed() or torch.is_grad_enabled() or not serves(x):
+        return fn(x)
+    images = max(1, CHUNK_BYTES // bytes_per_image)
+    if images >= x.shape[0]:
+        return fn(x)
+    return torch.cat([fn(chunk) for chunk in x.split(images)])
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next tensor, for the whole process; returns whether it could.
+
+    glibc takes blocks above 32 MiB from the kernel anew at each allocation and gives the top of its heap back whenever
+    64 MiB of it are free; the pages are then mapped and cleared again, one by one, at a tenth to a third of the time of
+    a model with wide maps. After this call the process holds on to its peak memory instead (``M_TRIM_THRESHOLD`` off,
+    ``M_MMAP_MAX`` 0). The command-line tools call it; in a program of your own that is your choice.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return False
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    return bool(mallopt(trim_threshold, -1)) and bool(mallopt(mmap_max, 0))

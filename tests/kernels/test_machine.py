@@ -1,0 +1,126 @@
+"""The machine as a value, and who looks at operators."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones.kernels import Machine, convolution, machine, sequential, set_fast_kernels, use_machine
+from backbones.kernels.machine import HERE, computes_in, is_observed, serves
+
+
+def test_the_record_is_replaced_and_comes_back() -> None:
+    assert machine() is HERE
+    with pytest.raises(KeyError), use_machine(Machine(vendor="GenuineIntel")):
+        assert machine().vendor == "GenuineIntel" and not machine().blas_lags
+        raise KeyError
+    assert machine() is HERE
+
+
+@pytest.mark.parametrize(
+    ("record", "lags"),
+    [
+        (Machine(vendor="AuthenticAMD"), True),
+        (Machine(vendor="AuthenticAMD", onednn=False), False),
+        (Machine(vendor="AuthenticAMD", mkl=False), False),
+        (Machine(vendor="GenuineIntel", avx512=True), False),
+        (Machine(), False),
+    ],
+)
+def test_mkl_holds_back_on_cpus_of_other_vendors(record: Machine, lags: bool) -> None:
+    assert record.blas_lags == lags
+
+
+def test_switch_turns_fast_paths_off() -> None:
+    assert not is_observed()
+    try:
+        set_fast_kernels(False)
+        assert is_observed()
+    finally:
+        set_fast_kernels(True)
+    code = "from backbones.kernels.machine import is_observed; print(is_observed())"
+    env = {"BACKBONES_FAST_KERNELS": "0"}
+    run = subprocess.run([sys.executable, "-c", code], env={**__import__("os").environ, **env}, capture_output=True)
+    assert run.stdout.strip() == b"True"
+
+
+class Look(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+class LookAtFunctions(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [Look, LookAtFunctions, lambda: FlopCounterMode(display=False)])
+def test_modes_observe(mode: Callable[[], contextlib.AbstractContextManager]) -> None:
+    with mode():
+        assert is_observed()
+    assert not is_observed()
+    with torch.device("cpu"):  # looks at factories alone
+        assert not is_observed()
+
+
+def test_transforms_and_tracers_observe() -> None:
+    seen: list[bool] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(is_observed())
+        return x.sum()
+
+    x = torch.ones(2, 3)
+    torch.vmap(look)(x)
+    torch.func.grad(look)(x)
+    torch.func.jvp(look, (x,), (x,))
+    torch.jit.trace(look, x, check_trace=False)
+    assert seen and all(seen)
+
+
+def test_only_ordinary_tensors_of_a_cpu_are_served() -> None:
+    assert serves(torch.ones(1))
+    assert not serves(torch.ones(1, device="meta"))
+    assert not serves(torch.ones(0, 3))
+    assert not serves(nn.Parameter(torch.ones(1)).as_subclass(type("Odd", (Tensor,), {})))
+
+
+def test_types_that_the_machine_has_kernels_for() -> None:
+    x, half = torch.ones(1), torch.ones(1, dtype=torch.bfloat16)
+    for bfloat16 in (True, False):
+        with use_machine(Machine(bfloat16=bfloat16)):
+            assert computes_in(x, torch.float32)
+            assert computes_in(half, torch.float32, torch.bfloat16) == bfloat16
+            assert not computes_in(x.double(), torch.float32)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert not computes_in(x, torch.float32)
+                assert computes_in(x, torch.float32, torch.bfloat16) == bfloat16
+
+
+def test_traced_programs_do_not_depend_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks what the machine is while a program is traced fails."""
+    layers = nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(*layers)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return sequential(x, *self.layers)
+
+    model, x = Model().eval(), torch.randn(70, 6)
+    monkeypatch.setattr(convolution.machines, "machine", lambda: pytest.fail("a program depends on the machine"))
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(model, (x,), dynamic_shapes=dynamic).module()
+    traced = torch.jit.trace(model, x, check_trace=False)
+    for rows in (3, 64, 200):
+        x = torch.randn(rows, 6)
+        for other in (program, traced):
+            torch.testing.assert_close(other(x), model.layers(x))
