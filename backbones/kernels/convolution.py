@@ -144,8 +144,8 @@ def product_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """
     threads = machines.machine().threads or torch.get_num_threads()
     if machines.machine().avx512 and threads > 1 and grad.dtype == torch.float32 and _beats_blas(x):
-        rows = [t.reshape(1, len(t), 1, -1).permute(0, 3, 1, 2) for t in (grad, x)]
-        return _weight_gradient(*rows, weight[:, :, None, None], 0, 1)[:, :, 0, 0]
+        grad, x = (t.reshape(1, len(t), 1, -1).permute(0, 3, 1, 2) for t in (grad, x))
+        return _weight_gradient(grad, x, weight[:, :, None, None], 0, 1)[:, :, 0, 0]
     return grad.t() @ x
 
 
@@ -192,8 +192,8 @@ class SameConvolution(torch.autograd.Function):
 def _kernel_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
     side, (H, W) = weight.shape[2], grad.shape[2:]
     if side == 1 and groups == 1:
-        rows = [to_nhwc(t).flatten(0, 2) for t in (grad, x)]
-        return product_gradient(*rows, weight[:, :, 0, 0])[:, :, None, None]
+        grad, x = (to_nhwc(t).flatten(0, 2) for t in (grad, x))
+        return product_gradient(grad, x, weight[:, :, 0, 0])[:, :, None, None]
     if side <= 3:
         return _weight_gradient(grad, x, weight, side // 2, groups)
     count = -(-side // 3)

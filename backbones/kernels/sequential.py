@@ -129,7 +129,7 @@ def _kind(step: Any) -> str:
         if type(step) is matmul:
             return "matmul"
         if type(step) is shortcut and len(step.layers) == 1 and _kind(step.layers[0]) == "conv":
-            conv = step.layers[0]
+            conv: Any = step.layers[0]
             return "shortcut" if conv.groups == conv.in_channels and _keeps_size(conv) else ""
         return ""
     state = step.__dict__
@@ -370,7 +370,8 @@ class _Recomputed(torch.autograd.Function):
             with torch.enable_grad():
                 hidden = _Recomputed.hidden(ctx.layers, count, leaves)
             if needs_weight:
-                grad_weight.add_(product_gradient(g.flatten(0, -2), hidden.detach().flatten(0, -2), weight))
+                rows = g.flatten(0, -2), hidden.detach().flatten(0, -2)
+                grad_weight.add_(product_gradient(*rows, weight))  # type: ignore[union-attr]
             if not wanted:
                 continue
             found = torch.autograd.grad(hidden, [leaves[i] for i in wanted], linear(g, weight.t()))
@@ -378,5 +379,5 @@ class _Recomputed(torch.autograd.Function):
                 if i < count:
                     chunks[count + i].copy_(t)
                 else:
-                    grad_parameters[i - count].add_(t)
+                    grad_parameters[i - count].add_(t)  # type: ignore[union-attr]
         return None, None, None, grad_weight, grad_bias, *grad_inputs, *grad_parameters
