@@ -1,16 +1,16 @@
 """How an operation runs fast. Knows no family and no paper.
 
 Blocks take ``sequential`` and the few operations below, each with an equal plain form, and ask nothing about devices,
-gradient modes or hooks: ``machine`` says how a choice is made, and ``sequential`` what is fused.
+gradient modes or hooks: ``machine.py`` says how a choice is made, ``planner.py`` what is fused.
 """
 
 from backbones.kernels.deformable import deformable_conv
 from backbones.kernels.dynamic_conv import dynamic_depthwise
 from backbones.kernels.halo import halo_attention
 from backbones.kernels.layout import to_nchw, to_nhwc
-from backbones.kernels.machine import Machine, machine, set_fast_kernels, use_machine
+from backbones.kernels.machine import Machine, current_machine, set_fast_kernels, use_machine
 from backbones.kernels.memory import by_images, keep_freed_memory
-from backbones.kernels.sequential import matmul, register_layer, sequential, shortcut
+from backbones.kernels.planner import matmul, register_layer, sequential, shortcut
 
 __all__ = [
     "Machine",
@@ -19,7 +19,7 @@ __all__ = [
     "dynamic_depthwise",
     "halo_attention",
     "keep_freed_memory",
-    "machine",
+    "current_machine",
     "matmul",
     "register_layer",
     "sequential",

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.kernels import machine as machines
 from backbones.kernels.layout import to_nchw, to_nhwc
-from backbones.kernels.machine import HERE, compute_dtype, computes_in
+from backbones.kernels.machine import HERE, compute_dtype, computes_in, current_machine
 
 # Activations by name: the function, and oneDNN's names of it and of its algorithm.
 ACTS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
@@ -36,7 +35,7 @@ def _has_kernel(x: Tensor) -> bool:
 
 def _fuses(x: Tensor) -> bool:
     """Whether operators with an activation on their result serve ``x``: they have no gradient."""
-    known = _convolution_pointwise is not None and machines.machine().onednn
+    known = _convolution_pointwise is not None and current_machine().onednn
     return known and not torch.is_grad_enabled() and computes_in(x, torch.float32, torch.bfloat16)
 
 
@@ -46,7 +45,7 @@ def _beats_blas(x: Tensor) -> bool:
     Where BLAS lags, it is twice as fast with AVX-512. With AVX2 both reach the same; there oneDNN is ahead where many
     rows pay for re-laying the weights, and has very slow cases above a width of 1,024. In bfloat16 both are oneDNN's.
     """
-    here, width = machines.machine(), x.shape[-1]
+    here, width = current_machine(), x.shape[-1]
     if not here.blas_lags or not computes_in(x, torch.float32):
         return False
     rows = x.numel() // width
@@ -109,7 +108,7 @@ def conv2d(
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Tensor:
     """An undilated convolution by oneDNN, to which ``F.conv2d`` does not go in a process of one thread."""
-    if x.dtype == torch.float32 and HERE.onednn and machines.machine().onednn:
+    if x.dtype == torch.float32 and HERE.onednn and current_machine().onednn:
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1), groups)
     return F.conv2d(x, weight, bias, stride, padding, groups=groups)
 
@@ -142,8 +141,8 @@ def product_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
     grad: (rows, C_out), x: (rows, C), weight: (C_out, C), for its shape -> (C_out, C)
     """
-    threads = machines.machine().threads or torch.get_num_threads()
-    if machines.machine().avx512 and threads > 1 and grad.dtype == torch.float32 and _beats_blas(x):
+    threads = current_machine().threads or torch.get_num_threads()
+    if current_machine().avx512 and threads > 1 and grad.dtype == torch.float32 and _beats_blas(x):
         grad, x = (t.reshape(1, len(t), 1, -1).permute(0, 3, 1, 2) for t in (grad, x))
         return _weight_gradient(grad, x, weight[:, :, None, None], 0, 1)[:, :, 0, 0]
     return grad.t() @ x

@@ -1,7 +1,7 @@
 """What decides which kernel is fast: the machine as a value, and the switch of all fast paths.
 
-Every choice of this room is a function of ``machine()`` and of the tensors at hand, so that a test can run the branches
-of any CPU by putting another record in its place (``use_machine``).
+Every choice of this room is a function of ``current_machine()`` and of the tensors at hand, so that a test can run the
+branches of any CPU by putting another record in its place (``use_machine``).
 """
 
 import os
@@ -66,7 +66,7 @@ _machine = HERE
 _enabled = os.environ.get("BACKBONES_FAST_KERNELS", "1") != "0"
 
 
-def machine() -> Machine:
+def current_machine() -> Machine:
     """The record that choices are made by."""
     return _machine
 

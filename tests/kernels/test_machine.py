@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.kernels import Machine, convolution, machine, sequential, set_fast_kernels, use_machine
+from backbones.kernels import Machine, convolution, current_machine, sequential, set_fast_kernels, use_machine
 from backbones.kernels.machine import HERE, computes_in, is_observed, serves
 
 
 def test_the_record_is_replaced_and_comes_back() -> None:
-    assert machine() is HERE
+    assert current_machine() is HERE
     with pytest.raises(KeyError), use_machine(Machine(vendor="GenuineIntel")):
-        assert machine().vendor == "GenuineIntel" and not machine().blas_lags
+        assert current_machine().vendor == "GenuineIntel" and not current_machine().blas_lags
         raise KeyError
-    assert machine() is HERE
+    assert current_machine() is HERE
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_traced_programs_do_not_depend_on_the_machine(monkeypatch: pytest.Monkey
             return sequential(x, *self.layers)
 
     model, x = Model().eval(), torch.randn(70, 6)
-    monkeypatch.setattr(convolution.machines, "machine", lambda: pytest.fail("a program depends on the machine"))
+    monkeypatch.setattr(convolution, "current_machine", lambda: pytest.fail("a program depends on the machine"))
     dynamic = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(model, (x,), dynamic_shapes=dynamic).module()
     traced = torch.jit.trace(model, x, check_trace=False)

@@ -12,12 +12,9 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from backbones.kernels import Machine, matmul, sequential, set_fast_kernels, shortcut, to_nchw, to_nhwc
-from backbones.kernels import sequential as planner_function
+from backbones.kernels import Machine, matmul, planner, sequential, set_fast_kernels, shortcut, to_nchw, to_nhwc
 from backbones.layers import ConvMlp, Mlp, SwiGLU
 from backbones.layers.mlp import SiLUGate
-
-planner = __import__("sys").modules[planner_function.__module__]
 
 
 def depthwise(dim: int) -> nn.Conv2d:
