@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import backbones
 from backbones.weights import convert_state_dict, load_checkpoint
 
+from . import operators
+
 __all__ = ["ZooBackbone"]
 
 
@@ -21,10 +23,9 @@ class ZooBackbone(BaseModule):
     """Any model of the zoo, or of timm, where an OpenMMLab config asks for a backbone.
 
     It sits in MMEngine's root registry, so MMPretrain, MMDetection and MMSegmentation all find it. As a pyramid,
-    ``x: (B, 3, H, W) -> tuple of (B, C_i, H_i, W_i)``, one map an index, contiguous as from OpenMMLab's own backbones:
-    operators of mmcv (RoIAlign among them) read memory as if it were, and channels-last maps, which the models compute,
-    would be scrambled without a word. What the chosen indices do not need (later stages, final norm, head) is removed,
-    so that every parameter gets a gradient and distributed training needs no search for unused ones.
+    ``x: (B, 3, H, W) -> tuple of (B, C_i, H_i, W_i)``, one map an index, in the memory format that the model computes,
+    which is channels last for the zoo's own. What the chosen indices do not need (later stages, final norm, head) is
+    removed, so that every parameter gets a gradient and distributed training needs no search for unused ones.
 
     Indices count the entries of timm's ``feature_info``: the four stages of the zoo's pyramids; a ResNet's stem and
     four stages (so that strides 4 to 32 are ``out_indices=(1, 2, 3, 4)``); a plain vision transformer's blocks.
@@ -82,6 +83,7 @@ class ZooBackbone(BaseModule):
         self.frozen_names = self._frozen_names(frozen_stages)
         self.norm_eval = norm_eval
         self.final_norm = final_norm
+        self.compiled_operators = operators.are_compiled()
         self.out_indices = None if out_indices is None else self._check_indices(out_indices)
         if out_indices is None and getattr(self.model, "task", "classification") != "classification":
             raise ValueError(f"{model} gives no logits: name the blocks whose maps you want in out_indices")
@@ -127,7 +129,9 @@ class ZooBackbone(BaseModule):
         maps = self.model.forward_intermediates(
             x, indices=list(self.out_indices), norm=self.final_norm, output_fmt="NCHW", intermediates_only=True
         )
-        return tuple(self._normalise(i, y).contiguous() for i, y in zip(self.out_indices, maps))
+        maps = tuple(self._normalise(i, y) for i, y in zip(self.out_indices, maps))
+        # Compiled operators, RoIAlign among them, would scramble channels-last maps without a word.
+        return tuple(y.contiguous() for y in maps) if self.compiled_operators else maps
 
     def _normalise(self, index: int, x: Tensor) -> Tensor:
         if str(index) not in self.out_norms:

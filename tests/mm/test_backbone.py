@@ -10,6 +10,7 @@ from torch import nn
 
 import backbones
 import backbones.mm  # noqa: F401
+from backbones.mm import operators
 from backbones.mm.training import run
 
 pytestmark = pytest.mark.mm
@@ -35,7 +36,6 @@ def test_every_parameter_learns(name, indices):
     for y, index in zip(maps, indices):
         stride = 4 * 2 ** (index % 4)
         assert y.shape[2:] == (64 // stride, 96 // stride)
-        assert y.is_contiguous()
     sum(y.square().mean() for y in maps).backward()
     assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
 
@@ -95,11 +95,18 @@ def test_out_norm_normalises_the_chosen_levels():
         if i in (1, 3):
             x = nn.functional.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)
         torch.testing.assert_close(x, y)
-        assert y.is_contiguous()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_maps_are_copied_for_compiled_operators_only(name, compiled, monkeypatch):
+    monkeypatch.setattr(operators, "are_compiled", lambda: compiled)
+    for y in build(name)(IMAGE):
+        assert y.is_contiguous(memory_format=torch.contiguous_format if compiled else torch.channels_last)
 
 
 def test_operators_read_the_maps_right():
-    """mmcv's RoIAlign takes memory as contiguous whatever the strides; torchvision's is the reference."""
+    """Compiled, mmcv's RoIAlign takes memory as contiguous whatever the strides; torchvision's is the reference."""
     from mmcv.ops import roi_align
     from mmdet.models.necks import FPN
     from torchvision.ops import roi_align as reference
@@ -202,7 +209,6 @@ def test_timms_models_give_maps_and_freeze(name):
     model = timm.create_model(name)
     expected = [model.feature_info[i] for i in indices]
     assert [y.shape[1:] for y in maps] == [(i["num_chs"], *[-(-224 // i["reduction"])] * 2) for i in expected]
-    assert all(y.is_contiguous() for y in maps)
     assert [key for key, p in backbone.named_parameters() if p.requires_grad and p.grad is None] == []
     still = {key for key, p in backbone.model.named_parameters() if not p.requires_grad}
     assert still and all(any(key.startswith(part) for part in frozen) for key in still)

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 
-__all__ = ["activate", "describe", "install_into_mmcv", "main"]
+__all__ = ["activate", "are_compiled", "describe", "install_into_mmcv", "main"]
 
 VARIABLE = "BACKBONES_MM_OPERATORS"
 CHOICES = ("auto", "torch", "compiled")
@@ -121,15 +121,17 @@ def _is_stub(value: object) -> bool:
     )
 
 
+def are_compiled() -> bool:
+    """Whether mmcv has compiled operators; on a CPU they take any memory as that of a contiguous (B, C, H, W)."""
+    return _mmcv_folder() is not None and not hasattr(import_module(MODULE), "__getattr__")
+
+
 def describe() -> str:
     """Which operators are in use, and from where."""
     if _mmcv_folder() is None:
         return "mmcv is not installed: pip install 'efficient-backbones[mm]'"
     extension = import_module(MODULE)
-    if hasattr(extension, "__getattr__"):
-        kind = extension.get_compiler_version()
-    else:
-        kind = f"compiled with {extension.get_compiler_version()}"
+    kind = f"{'compiled with ' * are_compiled()}{extension.get_compiler_version()}"
     return f"mmcv's operators: {kind}\n  {extension.__file__}\n  {VARIABLE}={os.environ.get(VARIABLE, 'auto')}"
 
 
