@@ -8,9 +8,12 @@ from backbones.layers.sincos import sincos
 
 
 class TimeEmbed(nn.Module):
-    """Sinusoid of the time -> Linear -> SiLU -> Linear: one time, or one a sample (B,) -> (B, dim).
+    """Sinusoid of the time -> Linear -> SiLU -> Linear.
+
+    timesteps: (B,), or one number for all -> (B, dim).
 
     Times stay float32 until they are sinusoids: bfloat16 would round 933.25 to 932.
+    Cost: (time_chans + dim) * dim a sample.
 
     Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", arXiv:2212.09748.
 
@@ -52,7 +55,9 @@ class TimeEmbed(nn.Module):
 
 
 class TextEmbed(nn.Module):
-    """Linear -> GELU (tanh) -> Linear on the states of a text encoder: (B, L, text_dim) -> (B, L, dim).
+    """Linear -> GELU (tanh) -> Linear on the states of a text encoder (Chen et al., "PixArt-alpha", arXiv:2310.00426).
+
+    context: (B, L, text_dim) -> (B, L, dim). Cost: (text_dim + dim) * dim a token.
 
     Args:
         text_dim: Width of the states.

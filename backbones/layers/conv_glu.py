@@ -11,6 +11,7 @@ class ConvGLU(nn.Module):
     """Linear -> two halves; the first goes through a depthwise 3x3 and GELU and multiplies the second; -> Linear.
 
     x: (B, H, W, dim) -> (B, H, W, dim). Any H and W; the zero padding of the convolution tells the network positions.
+    Cost: (3 * dim + 9) * hidden_dim a pixel.
 
     Args:
         dim: Channels.

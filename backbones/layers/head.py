@@ -8,6 +8,7 @@ class ClassifierHead(nn.Module):
     """[projection ->] global pooling [-> norm] -> dropout -> linear classifier.
 
     x: (B, H, W, C) -> (B, num_classes); without pooling ("") (B, H, W, num_classes).
+    Cost: in_features * num_classes an image, beside the projection.
 
     Args:
         in_features: Channels of the map.

@@ -1,4 +1,4 @@
-"""Latents of an autoencoder as tokens."""
+"""Latents of an autoencoder as tokens (Wang et al., "Qihoo-T2X", arXiv:2409.04005)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from backbones.layers.sincos import sincos_grid
 class LatentEmbed(nn.Module):
     """Patches of latents, frame by frame, plus fixed positions.
 
-    x: (B, in_chans, F, H, W), of any type -> (B, F, H / p, W / p, dim)
+    x: (B, in_chans, F, H, W), of any type -> (B, F, H / p, W / p, dim). Cost: p^2 * in_chans * dim a token.
 
     Checkpoints store the table of positions of one size, and that one is used at that size; others are computed.
 

@@ -7,7 +7,9 @@ from backbones.kernels import register_layer, sequential, shortcut, to_nchw, to_
 
 
 class Mlp(nn.Module):
-    """Linear -> GELU -> Linear. x: (..., dim) -> (..., dim)
+    """Linear -> GELU -> Linear (Vaswani et al., arXiv:1706.03762).
+
+    x: (..., dim) -> (..., dim). Cost: 2 * dim * hidden_dim a position.
 
     Args:
         dim: Channels.
@@ -40,7 +42,7 @@ register_layer(SiLUGate, "gate")
 class SwiGLU(nn.Module):
     """Linear -> SiLU, multiplied by a second Linear, -> Linear; no biases (Shazeer, arXiv:2002.05202).
 
-    x: (..., dim) -> (..., dim)
+    x: (..., dim) -> (..., dim). Cost: 3 * dim * hidden_dim a position.
 
     Args:
         dim: Channels.
@@ -60,9 +62,10 @@ class SwiGLU(nn.Module):
 
 
 class ConvMlp(nn.Module):
-    """Linear -> depthwise 3x3 -> GELU -> Linear.
+    """Linear -> depthwise 3x3 -> GELU -> Linear (Wang et al., "PVT v2", arXiv:2106.13797).
 
     x: (B, H, W, dim) -> (B, H, W, dim). Any H and W; the zero padding of the convolution tells the network positions.
+    Cost: (2 * dim + 9) * hidden_dim a pixel.
 
     Args:
         dim: Channels.

@@ -1,8 +1,4 @@
-"""Adaptive layer norm: shifts, scales and gates of a block made from what the network is conditioned on.
-
-Peebles and Xie, "Scalable Diffusion Models with Transformers", arXiv:2212.09748, section 3.2 (``BlockModulation``);
-Chen et al., "PixArt-alpha", arXiv:2310.00426, section 2.3 (``SharedModulation``, there called adaLN-single).
-"""
+"""Adaptive layer norm: shifts, scales and gates of a block made from what the network is conditioned on."""
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +13,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class BlockModulation(nn.Module):
     """Vectors from a linear layer of the block's own. cond: (B, dim) -> (B, count, dim)
 
-    It starts at zero, so that gated branches start closed.
+    It starts at zero, so that gated branches start closed. Cost: count * dim^2 a sample.
+
+    Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", arXiv:2212.09748, section 3.2.
 
     Args:
         dim: Channels.
@@ -40,6 +38,10 @@ class BlockModulation(nn.Module):
 
 class SharedModulation(nn.Module):
     """Vectors that all blocks share, plus a table of the block's own. shared: (B, n, dim) -> (B, count, dim)
+
+    Cost: count * dim sums a sample.
+
+    Source: Chen et al., "PixArt-alpha", arXiv:2310.00426, section 2.3 (there called adaLN-single).
 
     Args:
         dim: Channels.

@@ -1,4 +1,4 @@
-"""Plain multi-head attention of tokens, to themselves or to others."""
+"""Plain multi-head attention of tokens, to themselves or to others (Vaswani et al., arXiv:1706.03762)."""
 
 from torch import Tensor, nn
 

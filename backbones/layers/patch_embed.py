@@ -7,10 +7,11 @@ from backbones.layers.window import pad_to_multiple
 
 
 class PatchEmbed(nn.Module):
-    """Strided convolution with an optional norm before or after it.
+    """Strided convolution with an optional norm before or after it (Dosovitskiy et al., arXiv:2010.11929).
 
     x: (B, H, W, in_chans) -> (B, H', W', dim), with H' = ceil(H / stride) when ``pad`` is set or the kernel overlaps
     (odd ``kernel_size`` > stride, padded by half of it), otherwise floor.
+    Cost: kernel_size^2 * in_chans * dim a pixel of the result.
 
     Args:
         in_chans: Channels in.

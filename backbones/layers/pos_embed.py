@@ -8,7 +8,7 @@ from backbones.kernels import sequential, shortcut, to_nchw, to_nhwc
 class ConvPosEnc(nn.Module):
     """Conditional position encoding: a depthwise 3x3 convolution added to the map (Chu et al., arXiv:2102.10882).
 
-    x: (B, H, W, dim) -> (B, H, W, dim). Any H and W.
+    x: (B, H, W, dim) -> (B, H, W, dim). Any H and W. Cost: 9 * dim a pixel.
     """
 
     def __init__(self, dim: int, device=None, dtype=None) -> None:

@@ -175,6 +175,7 @@ class TokenMerge(nn.Module):
 
     x: (B, N, C), order: (B, N) indices -> (B, M, C), with M = ceil(n / size) for the n tokens of its part of the
     order. Where the last run would be cut, the part is stretched: some tokens, evenly spread, count twice.
+    Cost: C a token.
 
     Args:
         start: First token of the part, in quarters of the order.

@@ -32,7 +32,8 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from backbones.kernels import sequential, to_nchw, to_nhwc
-from backbones.layers import CausalRopeAttention, ClassifierHead, SwiGLU, pad_to_multiple, rotary_table
+from backbones.layers import CausalRopeAttention, ClassifierHead, SwiGLU
+from backbones.layers.functional import pad_to_multiple, rotary_table
 from backbones.models._backbone import check_output_fmt
 from backbones.models._pyramid import PyramidBackbone, image_to_map, update_model_input_size
 from backbones.models._registry import register_variants

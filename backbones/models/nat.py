@@ -24,7 +24,8 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from backbones.kernels import sequential, to_nchw, to_nhwc
-from backbones.layers import Mlp, NeighborhoodAttention, PatchEmbed, pad_to_multiple
+from backbones.layers import Mlp, NeighborhoodAttention, PatchEmbed
+from backbones.layers.functional import pad_to_multiple
 from backbones.models._pyramid import PyramidBackbone, Stage
 from backbones.models._registry import register_variants
 

@@ -42,13 +42,8 @@ from backbones.layers import (
     SharedModulation,
     TextEmbed,
     TimeEmbed,
-    WindowGrid,
-    attention_bias,
-    class_labels,
-    modulate,
-    text_bias,
-    window_grid,
 )
+from backbones.layers.functional import WindowGrid, attention_bias, class_labels, modulate, text_bias, window_grid
 from backbones.models._backbone import check_output_fmt
 from backbones.models._registry import register_variants
 from backbones.models._tokens import TokenBackbone, TokenStage

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import backbones
 from backbones.cli import convert
 from backbones.kernels import set_fast_kernels
-from backbones.layers import MultiHeadAttention, sincos_grid, window_grid
+from backbones.layers import MultiHeadAttention
+from backbones.layers.functional import sincos_grid, window_grid
 from backbones.models.ptdit import VARIANTS, PTDiT
 from backbones.weights import convert_state_dict, restore_state_dict
 from tests.reference_values import assert_matches, load_reference, official_state_dict

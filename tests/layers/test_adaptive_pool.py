@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers import adaptive_bins, adaptive_pool
+from backbones.layers.functional import adaptive_bins, adaptive_pool
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 8), (5, 3), (1, 1), (13, 29), (14, 31)])  # of 13 x 29

@@ -2,7 +2,7 @@
 
 import torch
 
-from backbones.layers import attend, attend_heads, merge_heads, split_heads
+from backbones.layers.functional import attend, attend_heads, merge_heads, split_heads
 
 
 def test_attend_is_softmax_of_scaled_products() -> None:

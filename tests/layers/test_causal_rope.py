@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbones.layers import CausalRopeAttention, rotary_table, rotate
+from backbones.layers import CausalRopeAttention
+from backbones.layers.functional import rotary_table, rotate
 
 
 def slow_rotate(vector: list[float], position: int) -> list[float]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers import TextEmbed, TimeEmbed, class_labels, text_bias
+from backbones.layers import TextEmbed, TimeEmbed
+from backbones.layers.functional import class_labels, text_bias
 
 
 def test_time_is_a_sinusoid_through_two_layers() -> None:

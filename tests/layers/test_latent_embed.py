@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from backbones.layers import LatentEmbed, sincos_grid
+from backbones.layers import LatentEmbed
+from backbones.layers.functional import sincos_grid
 
 
 @pytest.mark.parametrize("size", [(1, 4, 4), (3, 4, 6)])

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.kernels import set_fast_kernels
-from backbones.layers import NeighborhoodAttention, neighborhood_tiles, tile_attention
+from backbones.layers import NeighborhoodAttention
 from backbones.layers import neighborhood as neighborhood_file
+from backbones.layers.functional import neighborhood_tiles, tile_attention
 
 
 def window(i: int, length: int, k: int, d: int) -> list[tuple[int, int]]:

@@ -4,14 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers import (
-    BlockModulation,
-    MultiHeadAttention,
-    ProxyTokenAttention,
-    SharedModulation,
-    modulate,
-    window_grid,
-)
+from backbones.layers import BlockModulation, MultiHeadAttention, ProxyTokenAttention, SharedModulation
+from backbones.layers.functional import modulate, window_grid
 
 CPU = torch.device("cpu")
 

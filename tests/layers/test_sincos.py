@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from backbones.layers import sincos, sincos_grid
+from backbones.layers.functional import sincos, sincos_grid
 
 CPU = torch.device("cpu")
 

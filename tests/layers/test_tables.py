@@ -2,7 +2,7 @@
 
 import torch
 
-from backbones.layers import kept_by_size
+from backbones.layers.functional import kept_by_size
 
 
 def test_the_last_sizes_are_kept():

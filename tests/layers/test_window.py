@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from backbones.layers import pad_to_multiple, window_partition, window_unpartition
+from backbones.layers.functional import pad_to_multiple, window_partition, window_unpartition
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from backbones.layers import attention_bias, window_grid
+from backbones.layers.functional import attention_bias, window_grid
 
 CPU = torch.device("cpu")
 CASES = [  # grid, window
