@@ -13,15 +13,15 @@ from backbones.kernels.machine import is_observed, serves
 def deformable_conv(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """2x2 convolution of stride 2 at moved pixels (deformable convolution, version 1); bilinear, zero outside.
 
-    On a CPU torchvision's operator takes one channel after the other in a single thread, forward and back. There, and
-    in traced programs, whose runtimes do not know that operator, pixels are sampled as a whole and meet the kernel as a
-    linear layer: twice to ten times as fast.
+    On a CPU torchvision's operator takes one channel after the other in a single thread, forward and back. There pixels
+    are sampled as a whole and meet the kernel as a linear layer: twice to ten times as fast. Who looks at operators
+    gets the same in standard ones, because other runtimes and ``torch.func`` do not know torchvision's.
 
     x: (B, H, W, C), offset: (B, H // 2, W // 2, 8), (dy, dx) a kernel position, weight: (C_out, C, 2, 2)
     -> (B, H // 2, W // 2, C_out)
     """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if not traced and (is_observed() or not serves(x, offset)):
+    observed = is_observed()
+    if not (observed or serves(x, offset)):
         return _by_torchvision(x, offset, weight, bias)
     h, w = offset.shape[1:3]
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -29,9 +29,9 @@ def deformable_conv(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | No
     position = torch.arange(4, device=x.device)
     rows = 2 * torch.arange(h, device=x.device)[:, None, None] + position // 2 + offset[..., 0::2]
     columns = 2 * torch.arange(w, device=x.device)[:, None] + position % 2 + offset[..., 1::2]
-    samples = sample(x.to(dtype), rows, columns, traced).flatten(3).to(x.dtype)  # (B, h, w, 4 * C)
+    samples = sample(x.to(dtype), rows, columns, observed).flatten(3).to(x.dtype)  # (B, h, w, 4 * C)
     matrix = weight.permute(0, 2, 3, 1).flatten(1)
-    return F.linear(samples, matrix, bias) if traced else linear(samples, matrix, bias)
+    return F.linear(samples, matrix, bias) if observed else linear(samples, matrix, bias)
 
 
 def _by_torchvision(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -64,6 +64,4 @@ class CausalRopeAttention(nn.Module):
         attn = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=self.scale).softmax(dim=-1)
         rate = float(self.soft_mask_rate)
         mask = torch.ones(N, N, device=attn.device, dtype=attn.dtype).tril() * (1.0 - rate) + rate
-        # In place where softmax need not keep its result for the backward pass.
-        attn = attn * mask if torch.is_grad_enabled() else attn.mul_(mask)
-        return merge_heads(attn.unflatten(0, (B, self.num_heads)) @ qkv[:, :, 2].transpose(1, 2))
+        return merge_heads((attn * mask).unflatten(0, (B, self.num_heads)) @ qkv[:, :, 2].transpose(1, 2))

@@ -3,11 +3,13 @@
 import math
 
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from backbones.kernels import deformable_conv, sequential, to_nchw, to_nhwc
 
 
+@register_notrace_module
 class DeformableConv(nn.Module):
     """2x2 convolution of stride 2 whose four pixels are moved by learned offsets (deformable convolution, version 1).
 
