@@ -45,11 +45,12 @@ demo-segmentation: $(VENV)/.mm ## the same with a class for every pixel
 demo-generation: $(VENV)/.all ## train a generator of digits, draw 200 and let a classifier read them
 	@$(PY) tools/demo_generation.py
 
-lint: $(VENV)/.all ## ruff, formatting, types, the model zoo page
+lint: $(VENV)/.all ## ruff, formatting, types, the pages of models and layers
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) tools/model_zoo.py --check
+	$(PY) tools/layers_page.py --check
 
 check: lint ## lint and the fast tests that need no OpenMMLab (within three minutes)
 	$(PYTEST) -m "not slow and not mm"
