@@ -72,7 +72,7 @@ def sample(x: Tensor, rows: Tensor, columns: Tensor, standard: bool = False) -> 
     weight = (row_weight.unsqueeze(-1) * column_weight.unsqueeze(-2)).flatten(-2)
     table = x.reshape(-1, C)
     if standard:
-        samples = (table[pixel.flatten()].unflatten(0, (-1, 4)) * weight.reshape(-1, 4, 1)).sum(1)
+        samples = weight.reshape(-1, 1, 4) @ table[pixel.flatten()].unflatten(0, (-1, 4))
     else:
         samples = F.embedding_bag(pixel.view(-1, 4), table, mode="sum", per_sample_weights=weight.view(-1, 4))
     return samples.view(*rows.shape, C)

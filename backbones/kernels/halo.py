@@ -63,7 +63,7 @@ def _plain(
     q = _blocks(q, ws, num_heads).permute(0, 1, 2, 3, 5, 6, 4).reshape(-1, num_heads, ws * ws, d)
     kv = _neighbourhoods(_pad(kv, halo_size), side, block_size, num_heads)
     kv = kv.permute(0, 1, 2, 3, 5, 6, 4).reshape(q.shape[0], num_heads, side * side, kv.shape[4])
-    k, v = kv.tensor_split([d], dim=-1)
+    k, v = kv.split([d, kv.shape[-1] - d], dim=-1)
     pixels = q.unflatten(2, (ws, ws))
     vertical = torch.einsum("nhyxd,ykd->nhyxk", pixels, height)
     horizontal = torch.einsum("nhyxd,xkd->nhyxk", pixels, width)
