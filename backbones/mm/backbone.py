@@ -1,7 +1,9 @@
 """The zoo's models as OpenMMLab backbones: one adaptor for all of them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -11,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import backbones
-from backbones.weights import convert_state_dict, load_checkpoint
+from backbones.weights import compare, convert_state_dict, load_checkpoint
 
 from . import operators
 
 __all__ = ["ZooBackbone"]
+
+_BLOCK = re.compile(r"(stages\.\d+)\.blocks\.\d+\.")
 
 
 @MODELS.register_module()
@@ -190,22 +194,35 @@ class ZooBackbone(BaseModule):
             prefix: take only the entries under this prefix; needed only where it is not ``backbone.``.
 
         Raises:
-            ValueError: the file is damaged, or something else that this backbone has is not in it, or differs in shape.
+            ValueError: the file is damaged, or does not have what this backbone has; see :meth:`find_entries`.
         """
         weights = load_checkpoint(checkpoint)
         if prefix:
             weights = weights.get("state_dict", weights)
             weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+        found = self.find_entries(weights, checkpoint)
+        if absent := [key for key in self.model.state_dict() if f"model.{key}" not in found]:
+            print_log(f"{checkpoint} does not fit the head, which starts afresh: {', '.join(absent)}", logger="current")
+        self.load_state_dict(found, strict=False)
+
+    def find_entries(self, checkpoint: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+        """This backbone's own entries in a file's content of any layout, without those of a head that does not fit.
+
+        Args:
+            checkpoint: weights, or what has them somewhere inside.
+            source: what the file is called in messages.
+
+        Raises:
+            ValueError: something of the body is missing or of another shape, or the file has more blocks in a stage.
+        """
         own = self.model.state_dict()
-        found = convert_state_dict(weights, self.model, strict=False)
-        unfit = [key for key in own if key not in found or found[key].shape != own[key].shape]
-        if body := [key for key in unfit if not key.startswith(self._head_prefixes())]:
-            shown = ", ".join(body[:5]) + (" ..." if len(body) > 5 else "")
-            raise ValueError(
-                f"{checkpoint} does not fit {self.model_name}: {len(body)} entries missing or misshapen: {shown}"
-            )
-        if unfit:
-            print_log(f"{checkpoint} does not fit the head, which starts afresh: {', '.join(unfit)}", logger="current")
-        self.model.load_state_dict({key: found[key] for key in own if key not in unfit}, strict=False)
-        norms = {f"out_norms.{key}" for key in self.out_norms.state_dict()} & found.keys()
-        self.load_state_dict({key: found[key] for key in norms}, strict=False)
+        found = convert_state_dict(checkpoint, self.model, strict=False)
+        fit = compare(found, own)
+        head = self._head_prefixes()
+        fit.only(lambda key: key in own and not key.startswith(head)).require(source, self.model_name, most=5)
+        stages = {match[1] for key in own if (match := _BLOCK.match(key))}
+        deeper = [key for key in fit.unexpected if (match := _BLOCK.match(key)) and match[1] in stages]
+        if deeper:
+            raise ValueError(f"{source} does not fit {self.model_name}: it has more blocks, {deeper[0]} for example")
+        norms = {key: value for key, value in found.items() if key in self.state_dict()}
+        return norms | {f"model.{key}": found[key] for key in own if key not in fit.unfit}

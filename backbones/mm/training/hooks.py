@@ -18,6 +18,7 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 from backbones.mm.training.checks import check_data, leaf_datasets
 from backbones.mm.training.run import latest_checkpoint
+from backbones.mm.training.runner import RunStopped
 
 __all__ = [
     "AtomicBackend",
@@ -29,10 +30,6 @@ __all__ = [
     "RunStopped",
     "read_scalars",
 ]
-
-
-class RunStopped(RuntimeError):
-    """A run cannot begin or go on; the message says why, and what helps."""
 
 
 @register_backend("atomic", force=True)
@@ -103,7 +100,9 @@ class CheckSpaceHook(Hook):
     @master_only
     def before_train(self, runner) -> None:
         kept = max([hook.max_keep_ckpts for hook in runner.hooks if isinstance(hook, CheckpointHook)], default=-1)
-        copies = 3 + any(isinstance(hook, EMAHook) for hook in runner.hooks)  # weights, two moments, averaged weights
+        # weights, two moments; averaged weights; gradients of a step that has begun
+        copies = 3 + any(isinstance(hook, EMAHook) for hook in runner.hooks)
+        copies += runner.cfg.get("optim_wrapper", {}).get("accumulative_counts", 1) > 1
         needed = (max(kept, 1) + 1) * copies * 4 * sum(p.numel() for p in runner.model.parameters())
         free = shutil.disk_usage(runner.work_dir).free
         if free < needed:
@@ -140,10 +139,14 @@ class FiniteLossHook(Hook):
 
     def _stop(self, runner, what: str) -> NoReturn:
         last = latest_checkpoint(runner.work_dir)
-        again = f"The last good checkpoint is {last}: resume" if last else "No checkpoint was written yet: start again"
+        again = "No checkpoint was written yet: start again with"
+        if last:
+            again = (
+                f"The last good checkpoint is {last}: resume with clipped gradients or without --amp, or start from "
+            )
+            again += f"from its weights (--cfg-options load_from={last}, without --resume) with"
         raise RunStopped(
-            f"{what} at iteration {runner.iter + 1}. {again} "
-            "with a lower learning rate or clipped gradients, or without --amp"
+            f"{what} at iteration {runner.iter + 1}. {again} a lower learning rate, clipped gradients, or without --amp"
         )
 
 

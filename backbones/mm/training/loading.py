@@ -11,7 +11,7 @@ from mmengine.registry import TRANSFORMS
 
 from backbones.images import read_image
 
-__all__ = ["LoadImage", "orients", "use_load_image"]
+__all__ = ["LoadImage", "dicts", "orients", "use_load_image"]
 
 
 @TRANSFORMS.register_module()
@@ -60,11 +60,12 @@ class LoadImage:
         return results
 
 
-def _dicts(value: Any) -> Iterator[dict]:
+def dicts(value: Any) -> Iterator[dict]:
+    """Every dictionary inside a config."""
     if isinstance(value, dict):
         yield value
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
-        yield from _dicts(part)
+        yield from dicts(part)
 
 
 def use_load_image(cfg: Config) -> None:
@@ -73,7 +74,7 @@ def use_load_image(cfg: Config) -> None:
     Steps that ask for what it cannot give stay: raw values (``color_type="unchanged"``, TIFF of many channels)
     or another client.
     """
-    for step in _dicts(cfg._cfg_dict):
+    for step in dicts(cfg._cfg_dict):
         if str(step.get("type")).rpartition(".")[2] != "LoadImageFromFile":
             continue
         raw = step.get("color_type") == "unchanged" or step.get("imdecode_backend") == "tifffile"

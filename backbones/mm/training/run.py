@@ -18,7 +18,8 @@ from torch import nn
 
 from backbones.configs import find_config
 from backbones.mm.backbone import ZooBackbone
-from backbones.mm.training.loading import use_load_image
+from backbones.mm.training.loading import dicts, use_load_image
+from backbones.mm.training.runner import ResumableRunner
 from backbones.mm.training.seeding import seed_dataloader
 from backbones.mm.training.sharding import ShardedRunner
 from backbones.weights import compare, convert_state_dict, load_checkpoint
@@ -49,6 +50,8 @@ HINTS = {
 }
 # They write their files where these are missing.
 SELF_MADE = {"Digits", "DigitScenes"}
+# What the classes of datasets call the folder of their images in ``data_prefix``.
+IMAGE_FOLDERS = {"CocoDataset": "img", "BaseSegDataset": "img_path", "CustomDataset": "img_path"}
 # Parts of a model whose class counts are not the dataset's.
 OTHER_CLASSES = {"rpn_head", "semantic_head", "data_preprocessor", "train_cfg", "test_cfg"}
 
@@ -106,6 +109,9 @@ def check_config(cfg: Config, training: bool = True) -> None:
             _check_evaluator(cfg, name)
     if training and cfg.get("train_cfg"):
         _check_intervals(cfg)
+    for name in ("train_dataloader", "val_dataloader") if training else ("test_dataloader",):
+        if cfg.get(name) and model.get("backbone", {}).get("type") == "ZooBackbone":
+            _check_channels(cfg, f"{name}.dataset", cfg[name].dataset)
     if cfg.get("load_from"):
         check_file(cfg.load_from)
     checkpoint = (model.get("backbone", {}).get("init_cfg") or {}).get("checkpoint")
@@ -234,6 +240,37 @@ def leaf_configs(dataset: Config, path: str) -> Iterator[tuple[str, Config]]:
     yield path, dataset
 
 
+def _check_channels(cfg: Config, path: str, dataset: Config) -> None:
+    """The model reads as many channels as the loader and the preprocessor give."""
+    wanted = cfg.model.backbone.get("in_chans", 3)
+    means = len((cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}).get("mean") or ())
+    for step in dicts(dataset):
+        color_type = step.get("color_type", "color")
+        if str(step.get("type")).rpartition(".")[2] not in ("LoadImage", "LoadImageFromFile"):
+            continue
+        given = max(1 if color_type.startswith("grayscale") else 3, means)  # a grey image minus three means has three
+        if given != wanted and color_type != "unchanged":
+            remedy = {
+                1: "write LoadImageFromFile(color_type='grayscale') and one mean and std in data_preprocessor",
+                3: "write LoadImageFromFile(color_type='color')",
+            }
+            raise ValueError(
+                f"model.backbone.in_chans is {wanted}, but images of {path} have {given} channels "
+                f"(color_type={color_type!r}, {means} means): {remedy.get(wanted, f'set in_chans={given}')}"
+            )
+
+
+def _check_prefix(path: str, dataset: Config, kind: type) -> None:
+    """The folder of the images is under the name that the dataset's class reads; OpenMMLab has two."""
+    names = [IMAGE_FOLDERS[base.__name__] for base in kind.__mro__ if base.__name__ in IMAGE_FOLDERS]
+    prefix = dataset.get("data_prefix", {} if "img" in names else "")
+    if names and isinstance(prefix, dict) and names[0] not in prefix:
+        raise ValueError(
+            f"{path} has data_prefix={dict(prefix)}, but {kind.__name__} finds its images under {names[0]!r}: "
+            f"write data_prefix=dict({names[0]}=DIR)"
+        )
+
+
 def _check_dataset(cfg: Config, path: str, dataset: Config) -> None:
     root = dataset.get("data_root") or ""
     kind = dataset.type.split(".")[-1]
@@ -248,6 +285,8 @@ def _check_dataset(cfg: Config, path: str, dataset: Config) -> None:
     if annotations and not annotations.exists():
         raise FileNotFoundError(f"no annotation file {str(annotations)!r}. {hint}")
 
+    if found := _dataset_class(cfg, dataset):
+        _check_prefix(path, dataset, found)
     classes = class_names(cfg, path, dataset)
     if classes:
         check_class_counts(cfg.model, len(classes), f"{path} ({kind})")
@@ -268,11 +307,15 @@ def class_names(cfg: Config, path: str, dataset: Config) -> Sequence[str] | None
             )
         classes = Path(classes).read_text().splitlines()
     if classes is None:  # those of a known data set; ImageNet has two cranes
-        kind = dataset.type if "." in dataset.type else f"{cfg.get('default_scope') or 'mmengine'}.{dataset.type}"
-        classes = getattr(DATASETS.get(kind), "METAINFO", {}).get("classes")
+        classes = getattr(_dataset_class(cfg, dataset), "METAINFO", {}).get("classes")
     elif twice := [name for name, count in Counter(classes).items() if count > 1]:
         raise ValueError(f"{path} has classes of one name: {twice[:5]}")
     return classes
+
+
+def _dataset_class(cfg: Config, dataset: Config) -> type | None:
+    scope = cfg.get("default_scope") or "mmengine"
+    return DATASETS.get(dataset.type if "." in dataset.type else f"{scope}.{dataset.type}")
 
 
 def _check_evaluator(cfg: Config, name: str) -> None:
@@ -364,7 +407,7 @@ def build_runner(cfg: Config, sharded: bool = False) -> Runner:
         cfg.randomness.seed = sync_random_seed()
     if cfg.get("train_dataloader"):
         seed_dataloader(cfg.train_dataloader, cfg.randomness.seed)
-    return (ShardedRunner if sharded else Runner).from_cfg(cfg)
+    return (ShardedRunner if sharded else ResumableRunner).from_cfg(cfg)
 
 
 def load_weights(model: nn.Module, path: str) -> dict[str, Any]:

@@ -7,17 +7,17 @@ again when it is read, so that either kind of run goes on from either kind of ch
 from mmengine.device import get_device
 from mmengine.dist import broadcast, get_world_size, is_main_process
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+
+from backbones.mm.training.runner import ResumableRunner, like, whole
 
 __all__ = ["ShardedRunner"]
 
 
-class ShardedRunner(Runner):
+class ShardedRunner(ResumableRunner):
     """MMEngine's runner for models that are sharded: each block of the backbone by itself, the rest together."""
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -30,7 +30,7 @@ class ShardedRunner(Runner):
             for block in getattr(stage, "blocks", ()):
                 fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        model.register_state_dict_post_hook(lambda module, state, prefix, metadata: state.update(_whole(state)))
+        model.register_state_dict_post_hook(lambda module, state, prefix, metadata: state.update(whole(state)))
         model.register_load_state_dict_pre_hook(_deal_weights)
         return model
 
@@ -40,45 +40,28 @@ class ShardedRunner(Runner):
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
         built = super().build_optim_wrapper(optim_wrapper)
         if built is not optim_wrapper:
-            built.optimizer.register_state_dict_post_hook(lambda optimizer, state: _whole(state))
+            built.optimizer.register_state_dict_post_hook(lambda optimizer, state: whole(state))
             built.optimizer.register_load_state_dict_pre_hook(_deal_moments)
         return built
 
     def save_checkpoint(self, *args, save_optimizer: bool = True, **kwargs) -> None:
-        if is_main_process():
-            super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
-        else:  # gathering takes all processes, writing one
+        super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
+        if not is_main_process():  # gathering takes all processes, writing one
             self.model.state_dict()
             if save_optimizer:
                 self.optim_wrapper.state_dict()
 
 
-def _whole(state):
-    """Dictionaries and lists with every sharded tensor put together."""
-    if isinstance(state, DTensor):
-        return state.full_tensor()
-    if isinstance(state, dict):
-        return type(state)((key, _whole(value)) for key, value in state.items())
-    return [_whole(value) for value in state] if isinstance(state, list) else state
-
-
-def _like(value: Tensor, sharded: Tensor) -> Tensor:
-    """This process's piece of ``value``, which all have read, divided as ``sharded`` is."""
-    if not isinstance(sharded, DTensor) or isinstance(value, DTensor) or value.shape != sharded.shape:
-        return value
-    return distribute_tensor(value.to(sharded.device), sharded.device_mesh, sharded.placements, src_data_rank=None)
-
-
 def _deal_weights(module: nn.Module, state: dict, prefix: str, *args) -> None:
     for key, parameter in module.named_parameters():
         if key in state:
-            state[key] = _like(state[key], parameter)
+            state[key] = like(state[key], parameter)
 
 
 def _deal_moments(optimizer: Optimizer, state: dict) -> dict:
     own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     dealt = {
-        i: {name: _like(v, own[i]) if isinstance(v, Tensor) else v for name, v in moments.items()}
+        i: {name: like(v, own[i]) if isinstance(v, Tensor) else v for name, v in moments.items()}
         for i, moments in state["state"].items()
     }
     return {**state, "state": dealt}

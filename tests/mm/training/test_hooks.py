@@ -49,7 +49,7 @@ def test_full_disk_is_said_and_leaves_the_old_checkpoint(tmp_path):
 def test_little_room_stops_a_run_before_it_starts(tmp_path, monkeypatch):
     model = nn.Linear(1000, 1000, bias=False)  # 4 MB, with two moments 12 MB
     checkpoints = hooks.CheckpointHook(max_keep_ckpts=2)
-    runner = SimpleNamespace(hooks=[checkpoints], model=model, work_dir=str(tmp_path))
+    runner = SimpleNamespace(hooks=[checkpoints], model=model, work_dir=str(tmp_path), cfg={})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=36_000_000))
     hooks.CheckSpaceHook().before_train(runner)
     runner.hooks.append(hooks.EMAHook())

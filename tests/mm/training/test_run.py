@@ -1,5 +1,7 @@
 """Checks before the first iteration, and loading afterwards."""
 
+import contextlib
+
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
@@ -200,8 +202,59 @@ def test_missing_dense_data_says_how_to_get_it(scope, dataset, message, tmp_path
         run.check_config(Config(dict(default_scope=scope, model=heads(), train_dataloader=loader)))
 
 
+def test_folders_have_the_names_that_the_dataset_reads(tmp_path):
+    (tmp_path / "images").mkdir()
+    for scope, kind, wrong, right in (
+        ("mmdet", "CocoDataset", "img_path", "img"),
+        ("mmseg", "BaseSegDataset", "img", "img_path"),
+        ("mmpretrain", "CustomDataset", "img", "img_path"),
+    ):
+        dataset = dict(type=kind, data_root=str(tmp_path), data_prefix={wrong: "images"})
+        cfg = dict(default_scope=scope, model=heads(), train_dataloader=dict(dataset=dataset))
+        with pytest.raises(
+            ValueError, match=rf"train_dataloader.dataset .*{kind} .*: write data_prefix=dict\({right}="
+        ):
+            run.check_config(Config(cfg))
+        dataset["data_prefix"] = {right: "images"}
+        run.check_config(Config(cfg))
+    cfg = dict(
+        default_scope="mmdet", model=heads(), train_dataloader=dict(dataset=dict(type="CocoDataset", data_root="/"))
+    )
+    with pytest.raises(ValueError, match=r"data_prefix={}, but CocoDataset .* write data_prefix=dict\(img=DIR"):
+        run.check_config(Config(cfg))
+
+
+@pytest.mark.parametrize(
+    ("in_chans", "color_type", "means", "message"),
+    [
+        (
+            1,
+            "color",
+            3,
+            r"in_chans is 1, but images of train_dataloader.dataset have 3 .*write LoadImageFromFile\(color_t",
+        ),
+        (1, "grayscale", 3, r"\(color_type='grayscale', 3 means\): write .*and one mean and std in data_preprocessor"),
+        (3, "grayscale", 1, "in_chans is 3, but images of train_dataloader.dataset have 1 .*color_type='color'"),
+        (4, "color", 3, "in_chans is 4, .* set in_chans=3"),
+        (1, "grayscale", 1, None),
+        (3, "grayscale", 3, None),  # normalising by three means makes three channels
+        (3, "color_ignore_orientation", 3, None),
+        (4, "unchanged", 4, None),
+    ],
+)
+def test_channels_of_model_loader_and_preprocessor_are_compared(in_chans, color_type, means, message):
+    step = dict(type="LoadImageFromFile", color_type=color_type)
+    cfg = dict(
+        model=classifier(in_chans=in_chans),
+        data_preprocessor=dict(mean=[0.0] * means, std=[1.0] * means),
+        train_dataloader=dict(dataset=dict(type="Digits", pipeline=[step])),
+    )
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        run.check_config(Config(cfg))
+
+
 def test_missing_annotations_of_a_metric(tmp_path):
-    loader = dict(dataset=dict(type="CocoDataset", data_root=str(tmp_path)))
+    loader = dict(dataset=dict(type="CocoDataset", data_root=str(tmp_path), data_prefix=dict(img="")))
     cfg = dict(model=heads(), val_dataloader=loader, val_evaluator=dict(type="CocoMetric", ann_file="absent.json"))
     with pytest.raises(FileNotFoundError, match="no annotation file 'absent.json': .*val_evaluator.ann_file=FILE"):
         run.check_config(Config(dict(cfg, default_scope="mmdet")))
