@@ -95,7 +95,7 @@ def blocks() -> dict[str, type[nn.Module]]:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 _SHAPE = r"\((?:[^()]|\([^()]*\))*\)"
-_SHAPES = re.compile(rf"(?:[a-z]+: )?\((?:B|\.\.\.)[^>]*?-> {_SHAPE}(?:, (?:None|\w+ {_SHAPE}))?")
+_SHAPES = re.compile(rf"(?:[a-z]+: )?\((?:[BH],|\.\.\.)[^>]*?-> (?:\w+ )?{_SHAPE}(?:, (?:None|\w+ {_SHAPE}))?")
 _COST = re.compile(r"Cost([,:].*?)(?:\. (?=[A-Z])|\.$)")
 _SOURCE = re.compile(r"Source: (.*?)\.(?= [A-Z]|$)|\(([A-Z][^()]*arXiv:[^()]*)\)")
 
