@@ -10,13 +10,14 @@ from backbones.kernels.halo import halo_attention
 from backbones.kernels.layout import to_nchw, to_nhwc
 from backbones.kernels.machine import Machine, current_machine, set_fast_kernels, use_machine
 from backbones.kernels.memory import by_images, keep_freed_memory
-from backbones.kernels.planner import matmul, register_layer, sequential, shortcut
+from backbones.kernels.planner import gated, matmul, register_layer, sequential, shortcut
 
 __all__ = [
     "Machine",
     "by_images",
     "deformable_conv",
     "dynamic_depthwise",
+    "gated",
     "halo_attention",
     "keep_freed_memory",
     "current_machine",

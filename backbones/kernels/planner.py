@@ -15,7 +15,7 @@ neighbours are then run by the table below, everything else is called as it stan
 | linear ... activation ... linear of few channels | | hidden maps are recomputed, a few images at a time |
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,18 +60,30 @@ class matmul:
         return (x @ self.matrix).transpose(1, 2).reshape(B, N, C)
 
 
+@dataclass(frozen=True, slots=True)
+class gated:
+    """The step from a pair of tensors to ``act`` of the first, times the second."""
+
+    act: Step
+
+    def __call__(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        gate, x = pair
+        return self.act(gate) * x
+
+
 def sequential(x: Any, *steps: Step) -> Any:
     """``for step in steps: x = step(x)``, by the fastest kernels that give the same.
 
     Args:
-        x: What the first step takes: a tensor, or a pair of tensors for a gated activation.
-        steps: Modules of a block, and between them the views ``to_nchw`` and ``to_nhwc``, ``shortcut`` and ``matmul``.
+        x: What the first step takes: a tensor, or a pair of tensors for ``gated``.
+        steps: Modules of a block, and between them the views ``to_nchw`` and ``to_nhwc``, ``shortcut``, ``gated`` and
+            ``matmul``. An ``nn.Sequential`` counts as its modules.
             Linear layers and activations take any layout whose last dimension is the channels, convolutions and batch
             norms (B, C, H, W).
     """
     known: list[tuple[str, Any]] = []
     observed = _is_observed()
-    for step in steps:
+    for step in steps if observed else _flat(steps):
         kind = "" if observed else _kind(step)
         if kind:
             known.append((kind, step))
@@ -94,8 +106,7 @@ def register_layer(layer: type[nn.Module], kind: str) -> None:
 
     Args:
         layer: Its type; subclasses are not meant.
-        kind: "linear", "conv", "norm", "act", "identity"; "scale" multiplies by ``gamma``; "gate" is an activation of a
-            pair of tensors.
+        kind: "linear", "conv", "norm", "act", "identity" or "container"; "scale" multiplies by ``gamma``.
     """
     _KINDS[layer] = kind
     _FORWARDS[layer] = layer.forward
@@ -109,6 +120,7 @@ for _layer, _name in (
     (nn.ReLU, "act"),
     (nn.SiLU, "act"),
     (nn.Identity, "identity"),
+    (nn.Sequential, "container"),
 ):
     register_layer(_layer, _name)
 
@@ -128,6 +140,8 @@ def _kind(step: Any) -> str:
     if not kind:
         if type(step) is matmul:
             return "matmul"
+        if type(step) is gated:
+            return "gate" if _kind(step.act) == "act" else ""
         if type(step) is shortcut and len(step.layers) == 1 and _kind(step.layers[0]) == "conv":
             conv: Any = step.layers[0]
             return "shortcut" if conv.groups == conv.in_channels and _keeps_size(conv) else ""
@@ -145,6 +159,15 @@ def _kind(step: Any) -> str:
     if kind == "conv" and (step.padding_mode != "zeros" or isinstance(step.padding, str)):
         return ""
     return kind
+
+
+def _flat(steps: Iterable[Step]) -> Iterator[Step]:
+    """The steps, with the modules of a plain ``nn.Sequential`` in its place."""
+    for step in steps:
+        if type(step) is nn.Sequential and _kind(step):
+            yield from _flat(step)
+        else:
+            yield step
 
 
 def _keeps_size(conv: nn.Conv2d) -> bool:
@@ -227,6 +250,8 @@ def _evaluate(layers: Sequence[tuple[str, Any]], parameters: Iterator[Tensor | N
             x = to_nhwc(layer(to_nchw(x)))
         elif kind == "act":  # never in place: ``x`` may be stored for the backward pass
             x = ACTS[_act_name(layer)][0](x)
+        elif kind == "gate":
+            x = ACTS[_act_name(layer.act)][0](x[0]) * x[1]
         else:
             x = layer(x)
     return x

@@ -1,9 +1,8 @@
 """Position-wise networks between the attention layers."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.kernels import register_layer, sequential, shortcut, to_nchw, to_nhwc
+from backbones.kernels import gated, sequential, shortcut, to_nchw, to_nhwc
 
 
 class Mlp(nn.Module):
@@ -28,17 +27,6 @@ class Mlp(nn.Module):
         return sequential(x, self.fc1, self.act, self.fc2)
 
 
-class SiLUGate(nn.Module):
-    """SiLU of the first of two tensors, times the second."""
-
-    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
-        gate, x = pair
-        return F.silu(gate) * x
-
-
-register_layer(SiLUGate, "gate")
-
-
 class SwiGLU(nn.Module):
     """Linear -> SiLU, multiplied by a second Linear, -> Linear; no biases (Shazeer, arXiv:2002.05202).
 
@@ -54,11 +42,11 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.fc1_g = nn.Linear(dim, hidden_dim, bias=False, **dd)  # the gate
         self.fc1_x = nn.Linear(dim, hidden_dim, bias=False, **dd)
-        self.act = SiLUGate()
+        self.act = nn.SiLU()
         self.fc2 = nn.Linear(hidden_dim, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sequential((sequential(x, self.fc1_g), sequential(x, self.fc1_x)), self.act, self.fc2)
+        return sequential((sequential(x, self.fc1_g), sequential(x, self.fc1_x)), gated(self.act), self.fc2)
 
 
 class ConvMlp(nn.Module):

@@ -61,7 +61,7 @@ class Stem(nn.Module):
         self.proj = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sequential(x, to_nchw, *self.proj, to_nhwc)
+        return sequential(x, to_nchw, self.proj, to_nhwc)
 
 
 class Block(nn.Module):

@@ -12,9 +12,8 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from backbones.kernels import Machine, matmul, planner, sequential, set_fast_kernels, shortcut, to_nchw, to_nhwc
+from backbones.kernels import Machine, gated, matmul, planner, sequential, set_fast_kernels, shortcut, to_nchw, to_nhwc
 from backbones.layers import ConvMlp, Mlp, SwiGLU
-from backbones.layers.mlp import SiLUGate
 
 
 def depthwise(dim: int) -> nn.Conv2d:
@@ -35,6 +34,7 @@ BLOCKS: dict[str, Callable[[], list]] = {
     "tanh": lambda: [nn.Linear(6, 9), nn.GELU("tanh"), nn.Linear(9, 6, bias=False)],
     "relu": lambda: [nn.Linear(6, 9, bias=False), nn.ReLU(inplace=True), nn.Linear(9, 6)],
     "silu": lambda: [nn.Linear(6, 9), nn.SiLU()],
+    "container": lambda: [to_nchw, nn.Sequential(nn.Conv2d(6, 9, 3), nn.GELU(), norm(9)), to_nhwc, nn.Linear(9, 6)],
     "two linear": lambda: [nn.Linear(6, 9), nn.Identity(), nn.Linear(9, 6)],
     "ConvMlp": lambda: [nn.Linear(6, 9), to_nchw, depthwise(9), to_nhwc, nn.GELU(), nn.Linear(9, 6)],
     "act first": lambda: [nn.Linear(6, 9), nn.GELU(), to_nchw, shortcut(depthwise(9)), to_nhwc, nn.Linear(9, 6)],
@@ -110,7 +110,7 @@ def test_gates_take_a_pair(bias: bool, chunk_bytes: int, any_machine: Machine) -
     torch.manual_seed(0)
     layer, pair = nn.Linear(24, 10, bias=bias), [torch.randn(2, 70, 24, requires_grad=True) for _ in range(2)]
     expected = layer(F.silu(pair[0]) * pair[1])
-    y = sequential(tuple(pair), SiLUGate(), layer)
+    y = sequential(tuple(pair), gated(nn.SiLU()), layer)
     torch.testing.assert_close(y, expected)
     for found, wanted in zip(*(torch.autograd.grad(z.square().sum(), pair) for z in (y, expected)), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
