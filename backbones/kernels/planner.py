@@ -164,7 +164,7 @@ def _kind(step: Any) -> str:
 def _flat(steps: Iterable[Step]) -> Iterator[Step]:
     """The steps, with the modules of a plain ``nn.Sequential`` in its place."""
     for step in steps:
-        if type(step) is nn.Sequential and _kind(step):
+        if isinstance(step, nn.Sequential) and _kind(step):
             yield from _flat(step)
         else:
             yield step
