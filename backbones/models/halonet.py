@@ -78,7 +78,7 @@ class LinearNormAct(nn.Module):
         self.stride = stride
         self.conv = nn.Linear(dim, out_features, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_features, **dd)
-        self.act = nn.ReLU(inplace=True) if act else nn.Identity()
+        self.act = nn.ReLU() if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride > 1:
@@ -96,7 +96,7 @@ class Stem(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_chans, dim, 7, 2, padding=3, bias=False, **dd)
         self.bn = nn.BatchNorm2d(dim, **dd)
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.ReLU()
         self.pool = nn.MaxPool2d(3, 2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Block(nn.Module):
         self.norm = nn.BatchNorm2d(dim_v, **dd)
         self.conv2 = LinearNormAct(dim_v, dim_out, act=False, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         y = sequential(x, self.conv1, self.attn, to_nchw, self.norm, to_nhwc, self.act, self.conv2, self.drop_path)
