@@ -40,7 +40,7 @@ COPIES = {
     "channel_group.py": (4, _HEADS),
     "deformable.py": (1, "a kernel in the order of the samples; torchvision stores (B, C, H, W)"),
     "halo.py": (3, _HEADS),
-    "sequential.py": (2, "HaloNet's strided views; products of groups of channels"),
+    "planner.py": (2, "HaloNet's strided views; products of groups of channels"),
     "self_guided.py": (1, "the weights of all heads lie apart from those of one; an order by columns is transposed"),
 }
 
