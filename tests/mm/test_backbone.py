@@ -164,6 +164,14 @@ def test_diffusion_features_feed_a_segmentation_head():
     assert [y.shape[2:] for y in model.extract_feat(IMAGE)] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
+@pytest.fixture
+def mmpretrain_scope():
+    """Whatever scope another test left."""
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        yield
+
+
+@pytest.mark.usefixtures("mmpretrain_scope")
 def test_image_classifier_with_neck_and_head_equals_timm():
     """The usual MMPretrain assembly, for the families that normalise and then pool."""
     config = dict(
@@ -247,6 +255,7 @@ def save(path, model, prefix="", **extra):
     return str(path)
 
 
+@pytest.mark.usefixtures("mmpretrain_scope")
 def test_init_cfg_loads_and_survives_mmengines_initialisation(tmp_path):
     torch.manual_seed(1)
     source = timm.create_model("test_litv2")
