@@ -11,6 +11,7 @@ from backbones.kernels.layout import to_nchw, to_nhwc
 from backbones.kernels.machine import Machine, current_machine, set_fast_kernels, use_machine
 from backbones.kernels.memory import by_images, keep_freed_memory
 from backbones.kernels.planner import gated, matmul, register_layer, sequential, shortcut
+from backbones.kernels.rows import sum_rows
 
 __all__ = [
     "Machine",
@@ -26,6 +27,7 @@ __all__ = [
     "sequential",
     "set_fast_kernels",
     "shortcut",
+    "sum_rows",
     "to_nchw",
     "to_nhwc",
     "use_machine",

@@ -8,6 +8,7 @@ from torchvision.ops import deform_conv2d
 from backbones.kernels.convolution import linear
 from backbones.kernels.layout import to_nchw, to_nhwc
 from backbones.kernels.machine import is_observed, serves
+from backbones.kernels.rows import sum_rows
 
 
 def deformable_conv(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -74,5 +75,5 @@ def sample(x: Tensor, rows: Tensor, columns: Tensor, standard: bool = False) -> 
     if standard:
         samples = weight.reshape(-1, 1, 4) @ table[pixel.flatten()].unflatten(0, (-1, 4))
     else:
-        samples = F.embedding_bag(pixel.view(-1, 4), table, mode="sum", per_sample_weights=weight.view(-1, 4))
+        samples = sum_rows(table, pixel.view(-1, 4), weight.view(-1, 4))
     return samples.view(*rows.shape, C)

@@ -6,11 +6,10 @@ both, and in the plain attention of the last stage, a depthwise convolution of t
 """
 
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
-from backbones.kernels import sequential, to_nchw, to_nhwc
+from backbones.kernels import sequential, sum_rows, to_nchw, to_nhwc
 from backbones.layers.attention import attend, merge_heads, split_heads
 from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
@@ -203,9 +202,8 @@ class TokenMerge(nn.Module):
         position = start + torch.arange(runs * size, device=x.device) * (stop - start) // (runs * size)
         token = order[:, position] + torch.arange(0, B * N, N, device=x.device).unsqueeze(1)  # of the batch
         token = token.view(B * runs, size)
-        # Gathers and sums in one pass, several times faster than gathering, multiplying and adding up.
         weight = self.weight.to(x.dtype).expand(B * runs, size).contiguous()
-        merged = F.embedding_bag(token, x.reshape(B * N, C), mode="sum", per_sample_weights=weight)
+        merged = sum_rows(x.reshape(B * N, C), token, weight)
         return merged.view(B, runs, C) + self.bias
 
 
