@@ -52,8 +52,8 @@ lint: $(VENV)/.all ## ruff, formatting, types, the pages of models and layers
 	$(PY) tools/model_zoo.py --check
 	$(PY) tools/layers_page.py --check
 
-check: lint ## lint and the fast tests that need no OpenMMLab (within three minutes)
-	$(PYTEST) -m "not slow and not mm"
+check: lint ## lint and the fast tests that need no other libraries (within three minutes)
+	$(PYTEST) -m "not slow and not mm and not clients"
 
 test: $(VENV)/.all timm-suite-ci ## everything: all packages, timm's own tests for small models, all tests
 	$(PYTEST)

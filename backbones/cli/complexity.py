@@ -64,6 +64,7 @@ class Complexity:
         params_backbone: those outside the classifier.
         macs: multiply-accumulates of one image.
         macs_attention: those of them that are the products of fused attention.
+        operators: `macs` by operator, as fvcore names them, with "attention" and "deform_conv".
         activations: values that convolutions, products and attention write; None unless asked for.
         unsupported: operators that were not counted and may cost, with how often each ran.
         parts: stem, stages, norm and head; the direct children of a model without stages.
@@ -73,6 +74,7 @@ class Complexity:
     params_backbone: int
     macs: int
     macs_attention: int
+    operators: dict[str, int]
     activations: int | None
     unsupported: dict[str, int]
     parts: tuple[Part, ...]
@@ -277,6 +279,7 @@ def count(model: nn.Module, input_size: Sequence[int] | tuple[Tensor, ...], acti
         params_backbone=params - _classifier_params(model),
         macs=int(flops.total()),
         macs_attention=int(flops.by_operator()["attention"]),
+        operators={name: int(macs) for name, macs in flops.by_operator().items()},
         activations=written,
         unsupported={name: n for name, n in flops.unsupported_ops().items() if not _is_free(name)},
         parts=tuple(
