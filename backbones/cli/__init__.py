@@ -25,6 +25,7 @@ COMMANDS = {
     "train": Command("backbones.cli.train", "train a classifier, detector, segmentation model or generator"),
     "test": Command("backbones.cli.test", "evaluate a checkpoint as its config says"),
     "predict": Command("backbones.cli.predict", "name what is in images, or draw boxes, masks and segmentation"),
+    "probe": Command("backbones.cli.probe", "compare frozen models on a folder of images, and find anomalies"),
     "benchmark": Command("backbones.cli.benchmark", "measure speed and memory beside a baseline"),
     "complexity": Command("backbones.cli.complexity", "count parameters and multiply-accumulates"),
     "convert": Command("backbones.cli.convert", "convert published checkpoints, compare two"),

@@ -1,0 +1,118 @@
+"""Pictures of numbers over images, each a PNG that stands alone."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
+
+__all__ = ["confusion_matrix", "heat", "save_panels"]
+
+HEAT = "inferno"
+TIGHT = {"w_pad": 0.02, "h_pad": 0.02, "wspace": 0, "hspace": 0}
+_SIDE = 1.7  # inches of a panel
+
+
+def heat(image: np.ndarray, values: np.ndarray, highest: float | None = None, alpha: float = 0.6) -> np.ndarray:
+    """A map of values as colours over a grey image.
+
+    Args:
+        image: (H, W, 3) from 0 to 1.
+        values: (h, w), not negative; enlarged to the image without smoothing, so that its pixels show.
+        highest: Value of the brightest colour; the map's own highest by default.
+        alpha: Share of the colours.
+    """
+    scaled = values / max(values.max() if highest is None else highest, 1e-12)
+    height, width = image.shape[:2]
+    bytes_ = (np.clip(scaled, 0, 1) * 255).round().astype(np.uint8)
+    enlarged = np.asarray(Image.fromarray(bytes_).resize((width, height), Image.Resampling.NEAREST))
+    grey = image.mean(-1, keepdims=True).repeat(3, -1)
+    return (1 - alpha) * grey + alpha * colormaps[HEAT](enlarged)[..., :3]
+
+
+def save_panels(
+    rows: Sequence[Sequence[np.ndarray]],
+    path: str | os.PathLike,
+    columns: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    title: str = "",
+    marks: Sequence[tuple[float, float] | None] = (),
+    side: float = _SIDE,
+) -> Path:
+    """Write rows of images, with headings.
+
+    Args:
+        rows: Images (H, W, 3) or (H, W), from 0 to 1.
+        path: A PNG.
+        columns: Headings above.
+        labels: Headings on the left of the rows.
+        title: Above everything.
+        marks: For every row (x, y) as fractions of the image's width and height where a cross is drawn, or None.
+        side: Width of a panel in inches.
+    """
+    count = max(map(len, rows))
+    ratio = max(image.shape[0] / image.shape[1] for row in rows for image in row)
+    top = 0.34 * bool(title) + 0.22 * bool(columns)
+    left = 0.3 if labels else 0.0
+    width, height = count * side + left, len(rows) * side * ratio + top
+    figure = Figure(figsize=(max(width, 0.075 * len(title)), height), layout=ConstrainedLayoutEngine(**TIGHT))
+    for i, (row, line) in enumerate(zip(rows, figure.subplots(len(rows), count, squeeze=False))):
+        for j, axes in enumerate(line):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_frame_on(False)
+            if j >= len(row):
+                continue
+            image = row[j]
+            axes.imshow(image, vmin=0, vmax=1, cmap="gray", interpolation="nearest")
+            if i == 0 and j < len(columns):
+                axes.set_title(columns[j], fontsize=8, pad=3)
+            if j == 0 and i < len(labels):
+                axes.set_ylabel(labels[i], fontsize=8)
+            mark = marks[i] if i < len(marks) else None
+            if mark is not None:
+                x, y = mark
+                at = (x * image.shape[1] - 0.5, y * image.shape[0] - 0.5)
+                axes.plot(*at, "+", color="white", markersize=9, markeredgewidth=2.6)
+                axes.plot(*at, "+", color="red", markersize=8, markeredgewidth=1.2)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> Path:
+    """Write a figure, with a palette of 256 colours where that does not show: a quarter of the bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+    small.save(path, optimize=True)
+    return path
+
+
+def confusion_matrix(
+    truth: np.ndarray, found: np.ndarray, classes: Sequence[str], path: str | os.PathLike, title: str = ""
+) -> Path:
+    """Write which classes (rows) are taken for which (columns), as counts and, by colour, shares of the row."""
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (truth, found), 1)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    side = max(3.2, 0.36 * len(classes))
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    axes.set_xlabel("found")
+    axes.set_ylabel("truth")
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=8)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    if len(classes) <= 30:
+        for i, j in zip(*np.nonzero(counts)):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=7, color=colour)
+    return save_figure(figure, path)
