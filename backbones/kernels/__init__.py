@@ -12,6 +12,7 @@ from backbones.kernels.machine import Machine, current_machine, set_fast_kernels
 from backbones.kernels.memory import by_images, keep_freed_memory
 from backbones.kernels.planner import gated, matmul, register_layer, sequential, shortcut
 from backbones.kernels.rows import sum_rows
+from backbones.kernels.tiles import tiled_attention
 
 __all__ = [
     "Machine",
@@ -28,6 +29,7 @@ __all__ = [
     "set_fast_kernels",
     "shortcut",
     "sum_rows",
+    "tiled_attention",
     "to_nchw",
     "to_nhwc",
     "use_machine",

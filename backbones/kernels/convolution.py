@@ -141,15 +141,16 @@ def product_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
     grad: (rows, C_out), x: (rows, C), weight: (C_out, C), for its shape -> (C_out, C)
     """
-    threads = current_machine().threads or torch.get_num_threads()
-    if current_machine().avx512 and threads > 1 and grad.dtype == torch.float32 and _beats_blas(x):
+    if current_machine().avx512 and grad.dtype == torch.float32 and _beats_blas(x):
         grad, x = (t.reshape(1, len(t), 1, -1).permute(0, 3, 1, 2) for t in (grad, x))
         return _weight_gradient(grad, x, weight[:, :, None, None], 0, 1)[:, :, 0, 0]
     return grad.t() @ x
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
-    options = [1, 1], [padding, padding], [1, 1], False, [0, 0], groups  # stride, padding, dilation, transposed
+    # A dilation of a 1x1 kernel means nothing, but takes it to oneDNN in a process of one thread too.
+    dilation = 2 if weight.shape[2] == 1 else 1
+    options = [1, 1], [padding, padding], [dilation, dilation], False, [0, 0], groups  # stride first
     return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, [False, True, False])[1]
 
 

@@ -6,14 +6,10 @@ import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module, trunc_normal_
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from backbones.kernels import sequential
-from backbones.kernels.machine import use_fast_path
+from backbones.kernels import sequential, tiled_attention
 from backbones.layers.tables import kept_by_size
 from backbones.layers.window import crop
-
-_CHUNK = 2**17  # logits at a time in the backward pass: 0.5 MiB, which stay in the cache
 
 
 def _is_traced() -> bool:
@@ -161,73 +157,6 @@ def neighborhood_tiles(
     return _tiles(H, W, kernel_size, dilation, cut, device or torch.device("cpu"))
 
 
-class _TileAttention(torch.autograd.Function):
-    """``tile_attention`` an image at a time: keys of all tiles are gathered for one image only, and never kept.
-
-    q: (B, N, C), k, v: (B, L, C), bias: (G, nh or 1, T, M), queries: (G * T,), keys: (G, M), places: (N,) -> (B, N, C)
-    """
-
-    @staticmethod
-    def gather(x: Tensor, pixels: Tensor, tiles: int, num_heads: int) -> Tensor:
-        """(L, C) -> (G, nh, n, d)"""
-        return x.index_select(0, pixels).view(tiles, -1, num_heads, x.shape[1] // num_heads).transpose(1, 2)
-
-    @staticmethod
-    def forward(ctx, q, k, v, bias, queries, keys, places, num_heads, scale) -> Tensor:
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        G, pixels = len(keys), keys.flatten()
-        mask = bias.detach()  # else the kernel that keeps no weights is not taken
-        for q_i, k_i, v_i, out_i in zip(q, k, v, out, strict=True):
-            query, key, value = (
-                _TileAttention.gather(x, p, G, num_heads) for x, p in ((q_i, queries), (k_i, pixels), (v_i, pixels))
-            )
-            y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-            torch.index_select(y.transpose(1, 2).reshape(-1, q.shape[2]), 0, places, out=out_i)
-        ctx.save_for_backward(q, k, v, bias, queries, keys, places)
-        ctx.options = num_heads, scale
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias, queries, keys, places = ctx.saved_tensors
-        num_heads, scale = ctx.options
-        grad_q, grad_k, grad_v = (torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v))
-        grad_bias = torch.zeros_like(bias)
-        G, T, M = len(keys), bias.shape[2], keys.shape[1]
-        step = max(1, _CHUNK // (num_heads * T * M))  # tiles
-        first = torch.zeros(len(queries), 1, dtype=q.dtype).index_fill_(0, places, 1)  # not the repeated queries
-        for i in range(len(q)):
-            for tiles in (slice(j, j + step) for j in range(0, G, step)):
-                n = len(keys[tiles])
-                asked, pixels = queries.view(G, T)[tiles].flatten(), keys[tiles].flatten()
-
-                def heads(x: Tensor, pixels: Tensor, n: int = n) -> Tensor:
-                    return _TileAttention.gather(x, pixels, n, num_heads).flatten(0, 1)
-
-                q_c, k_c, v_c = heads(q[i], asked), heads(k[i], pixels), heads(v[i], pixels)
-                grad_c = (grad[i].index_select(0, asked) * first.view(G, T)[tiles].reshape(-1, 1)).view(
-                    n, T, num_heads, -1
-                ).transpose(1, 2).flatten(0, 1)  # fmt: skip
-                logits = torch.baddbmm(
-                    bias[tiles].expand(n, num_heads, T, M).reshape(-1, T, M), q_c, k_c.transpose(1, 2), alpha=scale
-                )
-                weights = torch.softmax(logits, 2)
-                grad_weights = torch.bmm(grad_c, v_c.transpose(1, 2))
-                dot = (weights * grad_weights).sum(2, keepdim=True)
-                grad_logits = grad_weights.sub_(dot).mul_(weights)
-                grad_bias[tiles] += grad_logits.view(n, num_heads, T, M).sum_to_size(grad_bias[tiles].shape)
-
-                def add(target: Tensor, pixels: Tensor, source: Tensor, n: int = n) -> None:
-                    rows = source.unflatten(0, (n, num_heads)).transpose(1, 2).reshape(len(pixels), -1)
-                    target.index_add_(0, pixels, rows)
-
-                add(grad_q[i], asked, torch.bmm(grad_logits, k_c).mul_(scale))
-                add(grad_k[i], pixels, torch.bmm(grad_logits.transpose(1, 2), q_c).mul_(scale))
-                add(grad_v[i], pixels, torch.bmm(weights.transpose(1, 2), grad_c))
-        return grad_q, grad_k, grad_v, grad_bias, None, None, None, None, None
-
-
 @register_notrace_function
 def tile_attention(
     q: Tensor,
@@ -272,20 +201,7 @@ def tile_attention(
             seen = tiles.gather_bias(extra_bias.to(q.dtype))
             bias = bias.expand(-1, seen.shape[1], -1, -1)
         bias = torch.cat([bias, seen], dim=3)
-    if use_fast_path(q):
-        out = _TileAttention.apply(q, k, v, bias, tiles.queries, keys, tiles.places, num_heads, scale)
-    else:
-        (G, M), T = keys.shape, bias.shape[2]
-
-        def heads(x: Tensor, pixels: Tensor, n: int) -> Tensor:
-            """(B, L, C) -> (B, G * nh, n, d), copies: the batch shares the bias"""
-            x = x.index_select(1, pixels).reshape(B, G, n, num_heads, C // num_heads)
-            return x.transpose(2, 3).flatten(1, 2)
-
-        q, k, v = heads(q, tiles.queries, T), heads(k, keys.flatten(), M), heads(v, keys.flatten(), M)
-        bias = bias.expand(G, num_heads, T, M).flatten(0, 1)[None]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-        out = out.unflatten(1, (G, num_heads)).transpose(2, 3).reshape(B, G * T, C).index_select(1, tiles.places)
+    out = tiled_attention(q, k, v, bias, tiles.queries, keys, tiles.places, num_heads, scale)
     return out.view(B, H, W, C)
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backbones.kernels import set_fast_kernels
+from backbones.kernels import tiles as tiles_file
 from backbones.layers import NeighborhoodAttention
-from backbones.layers import neighborhood as neighborhood_file
 from backbones.layers.functional import neighborhood_tiles, tile_attention
 
 
@@ -84,7 +85,7 @@ def test_equals_loops(
 def test_fast_equals_plain_with_gradients(
     chunk: int, dilation: int, rel_pos_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighborhood_file, "_CHUNK", chunk)
+    monkeypatch.setattr(tiles_file, "_CHUNK", chunk)
     results = []
     for fast in (True, False):
         set_fast_kernels(fast)
@@ -104,11 +105,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, *extra: Tensor, cut: 
 
 
 def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighborhood_file, "use_fast_path", lambda x: True)
+    monkeypatch.setattr(tiles_file, "use_fast_path", lambda *x: True)
     torch.manual_seed(0)
     sizes = [(1, 5, 4, 4)] * 3 + [(2, 3, 3), (1, 2, 4), (1, 2, 4), (2, 20, 2)]
     inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
     assert torch.autograd.gradcheck(lambda *t: attend(*t, cut=True), inputs)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused ones have no second derivative
+        assert torch.autograd.gradgradcheck(lambda *t: attend(*t, cut=True), inputs)
 
 
 @pytest.mark.parametrize("size", [(9, 16), (2, 5), (1, 1)])
