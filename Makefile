@@ -16,7 +16,7 @@ TIMM_SUITE := OMP_NUM_THREADS=1 $(PY) tests/timm_suite/run.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-detection demo-segmentation demo-generation lint check test test-newest test-compiled timm-suite \
-	timm-suite-ci
+	timm-suite-ci site browser
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,8 +55,14 @@ lint: $(VENV)/.all ## ruff, formatting, types, the pages of models and layers
 check: lint ## lint and the fast tests that need no other libraries (within three minutes)
 	$(PYTEST) -m "not slow and not mm and not clients"
 
-test: $(VENV)/.all timm-suite-ci ## everything: all packages, timm's own tests for small models, all tests
+test: $(VENV)/.all browser timm-suite-ci ## everything: all packages, timm's own tests for small models, all tests
 	$(PYTEST)
+
+site: $(VENV)/.all ## build the site into site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+browser: ## Chromium for the tests of the site, installed where it is missing (Debian, Ubuntu; as root)
+	tools/ci/install_browser.sh
 
 test-newest: ## the same with the newest torch, torchvision and timm that pyproject.toml allows, in .venv-newest
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest

@@ -4,7 +4,8 @@ import pytest
 
 import backbones
 from backbones.cli.complexity import count_config, count_model
-from tools.model_zoo import BEYOND_BACKBONES, ROOT, Entry, load_metafiles
+from backbones.metafiles import BEYOND_BACKBONES, Entry, load_metafiles
+from tools.model_zoo import ROOT
 
 ENTRIES = [entry for entry in load_metafiles() if entry.task not in BEYOND_BACKBONES]
 DENSE = [entry for entry in load_metafiles() if entry.task in BEYOND_BACKBONES and not entry.is_tiny]

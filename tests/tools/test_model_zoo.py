@@ -9,17 +9,9 @@ import pytest
 import timm
 import yaml
 
+from backbones.metafiles import BEYOND_BACKBONES, MetafileError, Published, load_metafile, load_metafiles
 from backbones.models._registry import _variants
-from tools.model_zoo import (
-    BEYOND_BACKBONES,
-    ROOT,
-    MetafileError,
-    Published,
-    load_metafile,
-    load_metafiles,
-    main,
-    render,
-)
+from tools.model_zoo import ROOT, main, render
 
 METAFILE = """
 Collections:

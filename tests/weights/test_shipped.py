@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import backbones
+from backbones.metafiles import load_metafiles
 from backbones.weights import fetch as fetching
 from backbones.weights import find_weights, load_checkpoint
 from backbones.weights.pretrained import read_metadata
-from tools.model_zoo import load_metafiles
 
 FOLDER = Path(backbones.__file__).parent / "weights" / "digits"
 TAG = "test_van.digits"

@@ -1,0 +1,33 @@
+"""What `mkdocs build` does for this site beyond pages: the zoo explorer's data, and the libraries that show it.
+
+The libraries come out of their Python packages (extra `docs`), so that the site holds all it needs and fetches nothing.
+"""
+
+import json
+import sys
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # a hook is loaded by its path
+    sys.path.insert(0, str(ROOT))
+
+from backbones.metafiles import load_metafiles  # noqa: E402
+from tools.zoo_data import zoo  # noqa: E402
+
+LIBRARIES = {  # where they go -> where they are
+    "assets/zoo/datatables.js": ("itables", "html/dt_bundle.js"),  # DataTables (MIT)
+    "assets/zoo/plotly.js": ("plotly", "package_data/plotly.min.js"),  # MIT
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what is generated."""
+    for place, (package, path) in LIBRARIES.items():
+        files.append(File.generated(config, place, abs_src_path=str(package_files(package) / path)))
+    data = zoo(load_metafiles(), (ROOT / "docs/speed.md").read_text())
+    files.append(File.generated(config, "assets/zoo/zoo.json", content=json.dumps(data, ensure_ascii=False)))
+    return files
