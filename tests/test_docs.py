@@ -26,7 +26,7 @@ from backbones.configs import find_config
 from backbones.kernels import set_fast_kernels
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"((?:^<!--[^\n]*-->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMENTS = {"downloads weights", "reads flowers", "a config that reads flowers", "a config that reads meters"}
 
@@ -82,7 +82,7 @@ def test_there_are_blocks_and_no_other_marks() -> None:
     assert {comment for _, _, comments in PYTHON for comment in comments} <= COMMENTS
     # every fenced block is of a kind that is looked at, or a picture of a folder
     languages = {match[2] for page in PAGES for match in BLOCK.finditer(page.read_text())}
-    assert languages <= {"python", "bash", "yaml", ""}
+    assert languages <= {"python", "bash", "yaml", "block", ""}
 
 
 @pytest.mark.parametrize(("where", "text", "comments"), **by_place(SCRIPTS))
@@ -224,4 +224,6 @@ def test_every_family_and_page_is_listed() -> None:
             ]
             assert family.lower() in rows, f"no row for {family}"
     nav = (ROOT / "mkdocs.yml").read_text()
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} == set(re.findall(r"(\w+\.md)$", nav, re.MULTILINE))
+    assert {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.is_relative_to(ROOT / "docs")} == set(
+        re.findall(r"([\w/]+\.md)$", nav, re.MULTILINE)
+    )

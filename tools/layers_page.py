@@ -1,6 +1,6 @@
 """Writes the tables of docs/layers.md from docstrings, and draws what a pixel sees through each block.
 
-    python tools/layers_page.py          # writes the tables, and docs/layers/pixels.png
+    python tools/layers_page.py          # writes the tables, docs/layers/pixels.png and docs/families/pixels/*.png
     python tools/layers_page.py --check  # fails if the page, or what is drawn, is not what would be written
 
 A picture is the gradient of one pixel of a block's output by all pixels of its input, for drawn weights and maps.
@@ -25,6 +25,7 @@ from backbones.layers import functional
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/layers.md"
 PICTURE = ROOT / "docs/layers/pixels.png"
+FAMILY_PICTURES = ROOT / "docs/families/pixels"
 
 SIDE = 28  # of the map
 PIXEL = (12, 16)  # row and column of the one that looks
@@ -84,6 +85,25 @@ SAMPLES: dict[str, Call] = {
     "CausalRopeAttention(16, 2)": _causal,
     "ProxyTokenAttention(16, 2)": _windows,
 }
+
+# Of a family's page: what mixes its pixels, by the name of its file.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "attnet": ("AttentiveConv", "ConvGLU"),
+    "davit": ("WindowAttention", "ChannelGroupAttention", "ConvPosEnc"),
+    "halonet": ("HaloAttention",),
+    "illama": ("CausalRopeAttention",),
+    "litv2": ("HiLoAttention", "DeformableMerging", "ConvMlp"),
+    "nat": ("NeighborhoodAttention",),
+    "ptdit": ("ProxyTokenAttention",),
+    "sgformer": ("HybridAttention", "SelfGuidedAttention", "LePEAttention"),
+    "stvit": ("SuperTokenAttention", "ConvPosEnc"),
+    "van": ("LargeKernelAttention", "ConvMlp"),
+}
+
+
+def samples_of(names: Sequence[str]) -> list[str]:
+    """The samples of blocks of these names, in their order."""
+    return [sample for name in names for sample in SAMPLES if sample.partition("(")[0] == name]
 
 
 def blocks() -> dict[str, type[nn.Module]]:
@@ -175,35 +195,49 @@ def seen(sample: str) -> Tensor:
     return total / total.max()
 
 
-def drawn() -> str:
-    """What a picture's record says that it shows."""
-    return "\n".join(SAMPLES)
+def sheets() -> dict[Path, list[str]]:
+    """Samples by the picture that shows them: all of them on one, and a family's own."""
+    own = {FAMILY_PICTURES / f"{family}.png": samples_of(names) for family, names in FAMILIES.items()}
+    return {PICTURE: list(SAMPLES), **own}
 
 
 def draw() -> None:
-    """Draw the samples on one sheet."""
+    """Draw every sheet; its record says what it shows."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
 
-    columns = 6
-    rows = -(-len(SAMPLES) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.5 * columns, 2.85 * rows), layout="constrained")
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, sample in zip(axes.flat, SAMPLES, strict=False):
-        name, _, arguments = sample.partition("(")
-        grad = seen(sample).numpy()
-        axis.set_axis_on()
-        axis.set(xticks=[], yticks=[])
-        axis.imshow(grad, norm=LogNorm(1e-3, 1, clip=False), cmap="viridis_r")
-        axis.plot(PIXEL[1], PIXEL[0], "s", markersize=5, markerfacecolor="none", markeredgecolor="red")
-        axis.set_title(f"{name}\n({arguments}", fontsize=8)
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, dpi=80, metadata={"Description": drawn(), "Software": None})
-    plt.close(figure)
+    grads = {sample: seen(sample).numpy() for sample in SAMPLES}
+    for path, samples in sheets().items():
+        columns = min(6, len(samples))
+        rows = -(-len(samples) // columns)
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(2.5 * columns, 2.85 * rows), layout="constrained", squeeze=False
+        )
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for axis, sample in zip(axes.flat, samples, strict=False):
+            name, _, arguments = sample.partition("(")
+            axis.set_axis_on()
+            axis.set(xticks=[], yticks=[])
+            axis.imshow(grads[sample], norm=LogNorm(1e-3, 1, clip=False), cmap="viridis_r")
+            axis.plot(PIXEL[1], PIXEL[0], "s", markersize=5, markerfacecolor="none", markeredgecolor="red")
+            axis.set_title(f"{name}\n({arguments}", fontsize=8)
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, dpi=80, metadata={"Description": "\n".join(samples), "Software": None})
+        plt.close(figure)
+
+
+def recorded(path: Path) -> str | None:
+    """What a picture says that it shows; None if there is none."""
+    from PIL import Image
+
+    if not path.exists():
+        return None
+    with Image.open(path) as picture:
+        return picture.info.get("Description")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,16 +250,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         PAGE.write_text(after)
         draw()
         return 0
-    from PIL import Image
-
     map_to_map = re.compile(r"\(B, H, W, .*-> \(B, [^,]+, [^,]+, ")
     undrawn = {name for name, block in blocks().items() if map_to_map.search(describe(block)["shapes"])}
     undrawn -= {sample.partition("(")[0] for sample in SAMPLES}
-    with Image.open(PICTURE) as picture:
-        recorded = picture.info.get("Description")
-    if before == after and recorded == drawn() and not undrawn:
+    stale = [path.name for path, samples in sheets().items() if recorded(path) != "\n".join(samples)]
+    if before == after and not stale and not undrawn:
         return 0
-    print(f"{PAGE.name} or {PICTURE.name} is stale: python tools/layers_page.py writes them", file=sys.stderr)
+    print(f"{' or '.join([PAGE.name, *stale])} is stale: python tools/layers_page.py writes them", file=sys.stderr)
     if undrawn:
         print(f"SAMPLES in {Path(__file__).name} draws no {', '.join(sorted(undrawn))}", file=sys.stderr)
     return 1

@@ -1,4 +1,5 @@
-"""What `mkdocs build` does for this site beyond pages: the zoo explorer's data, and the libraries that show it.
+"""What `mkdocs build` does for this site beyond pages: the zoo explorer's data, the libraries that show it, and the
+generated parts of the families' pages.
 
 The libraries come out of their Python packages (extra `docs`), so that the site holds all it needs and fetches nothing.
 """
@@ -10,12 +11,14 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # a hook is loaded by its path
     sys.path.insert(0, str(ROOT))
 
 from backbones.metafiles import load_metafiles  # noqa: E402
+from tools import family_pages  # noqa: E402
 from tools.zoo_data import zoo  # noqa: E402
 
 LIBRARIES = {  # where they go -> where they are
@@ -31,3 +34,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     data = zoo(load_metafiles(), (ROOT / "docs/speed.md").read_text())
     files.append(File.generated(config, "assets/zoo/zoo.json", content=json.dumps(data, ensure_ascii=False)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Fill in the generated parts of a family's page."""
+    if page.file.src_uri.startswith("families/"):
+        return family_pages.page(markdown, load_metafiles())
+    return markdown

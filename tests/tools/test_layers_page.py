@@ -18,6 +18,7 @@ def test_a_stale_page_is_refused_and_written(tmp_path, monkeypatch):
     picture.write_bytes(PICTURE.read_bytes())
     monkeypatch.setattr(layers_page, "PAGE", stale)
     monkeypatch.setattr(layers_page, "PICTURE", picture)
+    monkeypatch.setattr(layers_page, "FAMILIES", {})
     assert main(["--check"]) == 1
     monkeypatch.setattr(layers_page, "SAMPLES", {key: SAMPLES[key] for key in ("Mlp(16, 32)", "ConvPosEnc(16)")})
     assert main([]) == 0 and stale.read_text() == PAGE.read_text()
