@@ -29,6 +29,7 @@ COMMANDS = {
     "benchmark": Command("backbones.cli.benchmark", "measure speed and memory beside a baseline"),
     "complexity": Command("backbones.cli.complexity", "count parameters and multiply-accumulates"),
     "convert": Command("backbones.cli.convert", "convert published checkpoints, compare two"),
+    "card": Command("backbones.cli.card", "write the hub page of a model"),
     "sample": Command("backbones.cli.sample", "draw with a generator"),
     "encode-latents": Command("backbones.cli.encode_latents", "encode images for training a generator"),
     "operators": Command(
