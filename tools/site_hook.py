@@ -1,11 +1,11 @@
 """What `mkdocs build` does for this site beyond pages: the zoo explorer's data, the libraries that show it, and the
 generated parts of the families' pages.
 
-The libraries come out of their Python packages (extra `docs`), so that the site holds all it needs and fetches nothing.
+It runs under `python -m mkdocs` in the repository's root. The libraries come out of their Python packages (extra `docs`),
+so that the site holds all it needs and fetches nothing.
 """
 
 import json
-import sys
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -13,14 +13,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from backbones.metafiles import load_metafiles
+from tools import family_pages
+from tools.zoo_data import zoo
+
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:  # a hook is loaded by its path
-    sys.path.insert(0, str(ROOT))
-
-from backbones.metafiles import load_metafiles  # noqa: E402
-from tools import family_pages  # noqa: E402
-from tools.zoo_data import zoo  # noqa: E402
-
 LIBRARIES = {  # where they go -> where they are
     "assets/zoo/datatables.js": ("itables", "html/dt_bundle.js"),  # DataTables (MIT)
     "assets/zoo/plotly.js": ("plotly", "package_data/plotly.min.js"),  # MIT

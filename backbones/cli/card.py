@@ -57,8 +57,12 @@ def find_entry(name: str) -> Entry:
         for entry in classifiers:
             if getattr(entry, key) == name:
                 return entry
-    known = [entry.model for entry in classifiers] + [entry.name for entry in entries]
-    near = difflib.get_close_matches(name, known, 3)
+    known = (
+        [entry.arch for entry in classifiers]
+        + [entry.model for entry in classifiers]
+        + [entry.name for entry in entries]
+    )
+    near = difflib.get_close_matches(name, dict.fromkeys(known), 3)
     hint = f"near names: {', '.join(near)}" if near else "backbones.list_models() lists the models"
     raise ValueError(f"no metafile has the model or config {name!r}; {hint}")
 
@@ -101,6 +105,11 @@ def _source_url(entry: Entry, source: str) -> str:
     return urls.get(source, entry.collection.code_url)
 
 
+def _has_tag(entry: Entry) -> bool:
+    """Whether timm knows the entry's weights by name."""
+    return entry.task == "classification" and entry.model in timm.list_pretrained(f"{entry.arch}.*")
+
+
 def _details(entry: Entry) -> list[str]:
     def published(number: Any) -> str:
         return f" ({number.text} printed by {SOURCES[str(entry.published_source)]})" if number else ""
@@ -117,8 +126,8 @@ def _details(entry: Entry) -> list[str]:
     ]
     if entry.weights or entry.weights_note:
         lines.append(f"- **Weights:** {entry.weights or entry.weights_note}")
-    known = timm.get_pretrained_cfg(entry.model) if entry.task == "classification" else None
-    if known:
+    if _has_tag(entry):
+        known = timm.get_pretrained_cfg(entry.model)
         values = f"mean {known.mean}, std {known.std}, {known.interpolation}, crop {known.crop_pct}"
         lines.append(f"- **Preprocessing:** {values}")
     return lines
@@ -199,10 +208,9 @@ def _usage(entry: Entry) -> str:
         return _DENSE.format(config=entry.name, weights=entry.weights or "CHECKPOINT.pth")
     if entry.task == "generation":
         return _GENERATE.format(name=entry.arch)
-    is_tag = entry.model in timm.list_pretrained(f"{entry.arch}.*")
-    name, options = (entry.model, ", pretrained=True") if is_tag else (entry.arch, "")
+    name, options = (entry.model, ", pretrained=True") if _has_tag(entry) else (entry.arch, "")
     options += "".join(f", {key}={value!r}" for key, value in entry.options.items())
-    height, width = entry.img_size
+    _, height, width = timm.get_pretrained_cfg(name).input_size
     return _CLASSIFY.format(name=name, options=options, height=height, width=width)
 
 
