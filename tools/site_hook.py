@@ -1,8 +1,8 @@
 """What `mkdocs build` does for this site beyond pages: the zoo explorer's data, the libraries that show it, and the
 generated parts of the families' pages.
 
-It runs under `python -m mkdocs` in the repository's root. The libraries come out of their Python packages (extra `docs`),
-so that the site holds all it needs and fetches nothing.
+It runs under `python -m mkdocs` in the repository's root. The libraries come out of their Python packages (extra
+`docs`), so that the site holds all it needs and fetches nothing.
 """
 
 import json
