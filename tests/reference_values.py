@@ -25,6 +25,8 @@ def _value(key: str, shape: list[int], dtype: str) -> Tensor:
     n = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
     if key.endswith("rpb"):
         value = n
+    elif key.endswith("cpb_fc2.weight"):  # TransNeXt's position network
+        value = 2 * n / np.sqrt(np.prod(shape[1:]))
     elif key.endswith("running_var"):
         value = 1 + 0.1 * np.abs(n)
     elif key.endswith("running_mean"):

@@ -31,6 +31,8 @@ SHARED: dict[str, dict[str, str]] = {
         "stages.*.downsample.act": "after each convolution",
         "stages.*.blocks.*.attn.merge.*": "keys and values are merged by the same weights",
     },
+    "test_transnext": {"stages.*.blocks.*.attn.kv": "serves the map and the pooled map"},
+    "test_moh": {"stages.*.blocks.*.attn.kv": "serves the map and the pooled map"},
 }
 LAYERS = (nn.Linear, nn.Conv2d)
 ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU)

@@ -36,6 +36,7 @@ STRIDED = {
 _HEADS = "a batched product wants the rows of a head together, and its result has them so"
 COPIES = {
     "attention.py": (3, _HEADS),
+    "aggregated.py": (1, _HEADS),
     "causal_rope.py": (3, _HEADS),
     "channel_group.py": (4, _HEADS),
     "deformable.py": (1, "a kernel in the order of the samples; torchvision stores (B, C, H, W)"),

@@ -133,15 +133,15 @@ _FREE = frozenset(
     """
     abs add addcmul amax amin all any argmax argmin argsort avg_pool1d avg_pool2d adaptive_max_pool2d bitwise_and
     bitwise_not bitwise_or bucketize ceil clamp clamp_max clamp_min clip copy cos cumsum div dropout elu embedding eq
-    erf exp exp2 expm1 feature_dropout fill floor floor_divide fmod fold gather ge gelu glu gt hardsigmoid hardswish
-    hardtanh im2col col2im index index_add index_fill index_put index_select isfinite isnan le leaky_relu lerp linspace
-    log log1p log2 log_softmax logical_and logical_not logical_or lt masked_fill masked_scatter max max_pool2d maximum
-    mean min minimum mish movedim mT mul ne neg nonzero norm numel linalg_norm linalg_vector_norm one_hot pad
-    constant_pad_nd reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle pow prelu reciprocal relu relu6
-    remainder repeat repeat_interleave rms_norm roll rot90 round rsqrt rsub scatter scatter_add scatter_reduce
-    searchsorted selu sigmoid sign silu
-    sin softmax softplus sort sqrt square std std_mean sub sum tanh tile topk tril triu true_divide unflatten
-    unfold upsample_bicubic2d var var_mean view_as view_as_complex view_as_real where zeros_like ones_like
+    erf exp exp2 expand_as expm1 feature_dropout fill floor floor_divide fmod fold gather ge gelu glu gt hardsigmoid
+    hardswish hardtanh im2col col2im index index_add index_fill index_put index_select isfinite isnan le leaky_relu lerp
+    linspace log log1p log2 log_softmax logical_and logical_not logical_or lt masked_fill masked_scatter max max_pool2d
+    maximum mean meshgrid min minimum mish movedim mT mul ne neg new_ones nonzero norm numel linalg_norm
+    linalg_vector_norm one_hot pad constant_pad_nd reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle pow
+    prelu reciprocal relu relu6 remainder repeat repeat_interleave rms_norm roll rot90 round rsqrt rsub scatter
+    scatter_add scatter_reduce searchsorted selu sigmoid sign silu sin softmax softplus sort sqrt square std std_mean
+    sub sum tanh tile topk tril triu true_divide unflatten unfold upsample_bicubic2d var var_mean view_as
+    view_as_complex view_as_real where zeros_like ones_like
     """.split()
 )
 

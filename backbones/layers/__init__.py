@@ -10,6 +10,7 @@ The blocks stand here; ``functional`` has the functions and tables that they are
 from timm.layers import LayerScale
 
 from backbones.kernels import register_layer
+from backbones.layers.aggregated import AggregatedAttention, GlobalCosineAttention
 from backbones.layers.attentive_conv import AttentiveConv
 from backbones.layers.causal_rope import CausalRopeAttention
 from backbones.layers.channel_group import ChannelGroupAttention
@@ -18,9 +19,11 @@ from backbones.layers.conv_glu import ConvGLU
 from backbones.layers.deformable import DeformableConv, DeformableMerging
 from backbones.layers.halo import HaloAttention
 from backbones.layers.head import ClassifierHead
+from backbones.layers.head_gate import HeadGate
 from backbones.layers.hilo import HiLoAttention
 from backbones.layers.large_kernel import LargeKernelAttention
 from backbones.layers.latent_embed import LatentEmbed
+from backbones.layers.log_pos_bias import LogPositionBias
 from backbones.layers.mlp import ConvMlp, Mlp, SwiGLU
 from backbones.layers.modulation import BlockModulation, SharedModulation
 from backbones.layers.multi_head import MultiHeadAttention
@@ -35,6 +38,7 @@ from backbones.layers.window_attention import WindowAttention
 register_layer(LayerScale, "scale")
 
 __all__ = [
+    "AggregatedAttention",
     "AttentiveConv",
     "BlockModulation",
     "CausalRopeAttention",
@@ -45,12 +49,15 @@ __all__ = [
     "ConvPosEnc",
     "DeformableConv",
     "DeformableMerging",
+    "GlobalCosineAttention",
     "HaloAttention",
+    "HeadGate",
     "HiLoAttention",
     "HybridAttention",
     "LargeKernelAttention",
     "LatentEmbed",
     "LePEAttention",
+    "LogPositionBias",
     "Mlp",
     "MultiHeadAttention",
     "NeighborhoodAttention",

@@ -4,6 +4,7 @@ from backbones.kernels import to_nchw, to_nhwc
 from backbones.layers.adaptive_pool import adaptive_bins, adaptive_pool
 from backbones.layers.attention import attend, attend_heads, merge_heads, split_heads
 from backbones.layers.conditions import class_labels, text_bias
+from backbones.layers.head_gate import balance_loss, call_with_balance
 from backbones.layers.modulation import modulate
 from backbones.layers.neighborhood import Tiles, neighborhood_tiles, tile_attention
 from backbones.layers.rope import rotary_table, rotate
@@ -20,6 +21,8 @@ __all__ = [
     "attend",
     "attend_heads",
     "attention_bias",
+    "balance_loss",
+    "call_with_balance",
     "class_labels",
     "crop",
     "kept_by_size",

@@ -10,6 +10,7 @@ from backbones.models.nat import NAT, DiNATS, NATConfig
 from backbones.models.ptdit import PTDiT, PTDiTConfig
 from backbones.models.sgformer import SGFormer, SGFormerConfig
 from backbones.models.stvit import STViT, STViTConfig
+from backbones.models.transnext import MoHViT, TransNeXt, TransNeXtConfig
 from backbones.models.van import VAN, VANConfig
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
     "SGFormerConfig",
     "STViT",
     "STViTConfig",
+    "MoHViT",
+    "TransNeXt",
+    "TransNeXtConfig",
     "VAN",
     "VANConfig",
     "create_model",

@@ -104,6 +104,15 @@ PUBLISHED_PARAMETERS = {
     "sgformer-s_upernet_8xb2-160k_ade20k-512x512": 53,
     "sgformer-m_upernet_8xb2-160k_ade20k-512x512": 68,
     "sgformer-b_upernet_8xb2-160k_ade20k-512x512": 109,
+    "transnext-tiny_mask-rcnn-fpn_8xb2-1x_coco": 47.9,
+    "transnext-small_mask-rcnn-fpn_8xb2-1x_coco": 69.3,
+    "transnext-base_mask-rcnn-fpn_8xb2-1x_coco": 109.2,
+    "transnext-tiny_upernet_8xb2-160k_ade20k-512x512": 59,
+    "transnext-small_upernet_8xb2-160k_ade20k-512x512": 80,
+    "transnext-base_upernet_8xb2-160k_ade20k-512x512": 121,
+    "transnext-tiny_mask2former_8xb2-160k_ade20k-512x512": 47.5,
+    "transnext-small_mask2former_8xb2-160k_ade20k-512x512": 69.0,
+    "transnext-base_mask2former_8xb2-160k_ade20k-512x512": 109,
     "van-b0_retinanet-fpn_8xb2-1x_coco": 13.4,
     "van-b1_retinanet-fpn_8xb2-1x_coco": 23.6,
     "van-b2_retinanet-fpn_8xb2-1x_coco": 36.3,
@@ -205,9 +214,10 @@ STEPS = {
     "nat": ("cascade-mask-rcnn-fpn", "upernet"),
     "sgformer": ("mask-rcnn-fpn", "upernet"),
     "stvit": ("cascade-mask-rcnn-fpn", "upernet"),
+    "transnext": ("mask-rcnn-fpn", "mask2former"),
     "van": ("retinanet-fpn", "semfpn"),
 }
-SIZE_KEYS = ("scale", "scales", "crop_size", "stride", "size", "pad_size_divisor", "img_size")
+SIZE_KEYS = ("scale", "scales", "crop_size", "stride", "size", "pad_size_divisor", "img_size", "pos_bias_size")
 SIZES = {"train": [(120, 160), (120, 160)], "val": [(120, 160), (160, 90)]}  # (height, width)
 
 
