@@ -10,7 +10,8 @@ class MultiHeadAttention(nn.Module):
     """Multi-head attention with projections of queries, keys, values and result, all with bias.
 
     x: (B, N, dim), context: (B, M, dim) or None for ``x`` itself, bias: broadcastable to (B, nh, N, M)
-    -> (B, N, dim). Cost: N * M * dim twice, beside the projections.
+    -> (B, N, dim). Of tokens in windows (B, P, n, dim) each window is by itself, with a bias to (B * P, nh, n, n).
+    Cost: N * M * dim twice, beside the projections.
 
     Args:
         dim: Channels.
@@ -34,4 +35,5 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         context = x if context is None else context
         q, k, v = sequential(x, self.q), sequential(context, self.k), sequential(context, self.v)
-        return sequential(attend(q, k, v, self.num_heads, bias), self.proj)
+        attended = attend(q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3), self.num_heads, bias)
+        return sequential(attended.view(q.shape), self.proj)  # layers see the batch first

@@ -150,13 +150,16 @@ class HybridAttention(nn.Module):
 
     def attend_locally(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, H, W, C) -> (B, H, W, C / 2), (B, H, W)"""
-        B, H, W, _ = x.shape
+        B, H, W, C = x.shape
         x = pad_to_multiple(x, self.window_size)
         padded_h, padded_w = x.shape[1], x.shape[2]
         windows = window_partition(x, self.window_size)  # (B * nW, ws * ws, C)
-        k, v = sequential(windows, self.kv2).chunk(2, dim=-1)
+        size = windows.shape[:2]
+        windows = windows.view(B, padded_h * padded_w, C)  # layers see the batch first
+        k, v = sequential(windows, self.kv2).view(*size, C).chunk(2, dim=-1)
         valid = window_valid(B, H, W, self.window_size, x.device)
-        out, received = attend_and_score(sequential(windows, self.q2), k, v, self.half_heads, valid)
+        q = sequential(windows, self.q2).view(*size, C // 2)
+        out, received = attend_and_score(q, k, v, self.half_heads, valid)
         out = window_unpartition(out, self.window_size, padded_h, padded_w)
         received = window_unpartition(received.unsqueeze(-1), self.window_size, padded_h, padded_w)
         return crop(out, H, W), crop(received, H, W).squeeze(-1)

@@ -38,10 +38,12 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        _, H, W, _ = x.shape
+        B, H, W, C = x.shape
         x = pad_to_multiple(x, self.window_size)
         _, padded_h, padded_w, _ = x.shape
         # Windows are cut before the projection, whose result is three times as large to copy.
-        q, k, v = sequential(window_partition(x, self.window_size), self.qkv).chunk(3, dim=-1)  # (B * nW, ws * ws, C)
+        windows = window_partition(x, self.window_size)  # (B * nW, ws * ws, C)
+        qkv = sequential(windows.view(B, padded_h * padded_w, C), self.qkv)  # layers see the batch first
+        q, k, v = qkv.view(*windows.shape[:2], 3 * C).chunk(3, dim=-1)
         x = window_unpartition(attend(q, k, v, self.num_heads), self.window_size, padded_h, padded_w)
         return sequential(crop(x, H, W), self.proj)

@@ -144,17 +144,16 @@ class Block(nn.Module):
         return list(vectors[:, :, None].unbind(1))
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        B, _, n, dim = x.shape
         grid, vectors = scene.grid, self.vectors(scene.cond)
         shift_w, scale_w, gate_w, shift_m, scale_m, gate_m, shift_s, scale_s, gate_s = (v[:, None] for v in vectors[:9])
 
         x = x + self.proxy(x, grid, scene.proxy_size, tuple(vectors[9:]) or None)
 
-        y = modulate(self.norm(x), shift_w, scale_w).view(-1, n, dim)
-        x = torch.addcmul(x, gate_w, self.attn(y, bias=scene.bias).view_as(x))
+        y = modulate(self.norm(x), shift_w, scale_w)
+        x = torch.addcmul(x, gate_w, self.attn(y, bias=scene.bias))
 
-        y = grid.shift(modulate(self.norm(x), shift_s, scale_s)).view(-1, n, dim)
-        y = grid.unshift(self.shifted_attn(y, bias=scene.shifted_bias).view_as(x))
+        y = grid.shift(modulate(self.norm(x), shift_s, scale_s))
+        y = grid.unshift(self.shifted_attn(y, bias=scene.shifted_bias))
         x = x + sequential(gate_s * y, self.shifted_out)
 
         if self.text_attn is not None:
