@@ -13,7 +13,6 @@ from PIL import Image
 __all__ = ["confusion_matrix", "heat", "save_panels"]
 
 HEAT = "inferno"
-TIGHT = {"w_pad": 0.02, "h_pad": 0.02, "wspace": 0, "hspace": 0}
 _SIDE = 1.7  # inches of a panel
 
 
@@ -59,7 +58,8 @@ def save_panels(
     top = 0.34 * bool(title) + 0.22 * bool(columns)
     left = 0.3 if labels else 0.0
     width, height = count * side + left, len(rows) * side * ratio + top
-    figure = Figure(figsize=(max(width, 0.075 * len(title)), height), layout=ConstrainedLayoutEngine(**TIGHT))
+    engine = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=(max(width, 0.075 * len(title)), height), layout=engine)
     for i, (row, line) in enumerate(zip(rows, figure.subplots(len(rows), count, squeeze=False))):
         for j, axes in enumerate(line):
             axes.set_xticks([])
