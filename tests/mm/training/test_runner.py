@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
 import backbones
@@ -130,6 +131,12 @@ def test_classes_in_another_order_do_not_resume(checkpoint, tmp_path):
     torch.save(saved, tmp_path / "work/epoch_1.pth")
     told = stopped(config, "--work-dir", tmp_path / "work", "--resume")
     assert f"its classes are {', '.join(names[::-1])}, those of the data {', '.join(names)}" in told
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> None:
+    """MMEngine names a run by the second it starts in, and a second run of that second writes into the first's log."""
+    MMLogger._instance_dict.clear()
 
 
 # Starting from weights ------------------------------------------------------------------------------------------------
