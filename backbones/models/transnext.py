@@ -198,8 +198,9 @@ default_cfgs = generate_default_cfgs(
         "moh_vit_s_75.in1k": _cfg(f"{_MOH}-S-75#file=moh_transnext_small_75.pth"),
         "moh_vit_b_75.in1k": _cfg(f"{_MOH}-B-75#file=moh_transnext_base_75.pth"),
         "moh_vit_b_50.in1k": _cfg(f"{_MOH}-B-50#file=moh_transnext_base_50.pth"),
-        "test_transnext": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-        "test_moh": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
+        # of 64: at 96 the first map would have as many rows as channels, which hides its layout
+        "test_transnext": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
+        "test_moh": _cfg(input_size=(3, 64, 64), pool_size=(2, 2)),
     }
 )
 
