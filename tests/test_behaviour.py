@@ -208,7 +208,7 @@ def test_removed_hooks_leave_the_fast_path(name: str, training: bool) -> None:
 
 @contextmanager
 def replaced_forward(modules: list[tuple[str, nn.Module]], counts: Counter) -> Iterator[None]:
-    """``forward`` of modules replaced on the instance, as LyCORIS and accelerate do, which no norm or softmax undoes."""
+    """``forward`` of modules replaced on the instance, as LyCORIS and accelerate do; no norm or softmax undoes it."""
 
     def forward(key: str, original: Callable, self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         counts[key] += 1

@@ -231,8 +231,8 @@ class GlobalCosineAttention(CosineAttention):
         q, k, v = sequential(x, self.qkv).flatten(1, 2).chunk(3, dim=-1)
         count = torch.log(q.new_ones(()) * (H * W))
         q, k = self.scaled(self.normalize(q), count), self.normalize(k)
-        heads = (split_heads(t, self.num_heads) for t in (q, k.to(q.dtype), v.to(q.dtype)))
-        y = F.scaled_dot_product_attention(*heads, attn_mask=self.pos_bias(H, W, H, W, q), scale=1.0)
+        q, k, v = (split_heads(t, self.num_heads) for t in (q, k.to(q.dtype), v.to(q.dtype)))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.pos_bias(H, W, H, W, q), scale=1.0)
         y = merge_heads(y).view(B, H, W, C)
         if self.gate is not None:
             y = (y.unflatten(-1, (self.num_heads, -1)) * self.gate(x)[0].unsqueeze(-1)).flatten(-2)

@@ -133,10 +133,10 @@ class MoHViT(TransNeXt):
     }
 
 
-_TINY = {"embed_dims": (24, 48, 72, 96), "depths": (1, 1, 2, 1), "mlp_ratios": (4, 4, 4, 4)}
-_MICRO = {"embed_dims": (48, 96, 192, 384), "depths": (2, 2, 15, 2)}
-_SMALL = {"embed_dims": (72, 144, 288, 576), "depths": (5, 5, 22, 5)}
-_BASE = {"embed_dims": (96, 192, 384, 768), "depths": (5, 5, 23, 5)}
+_TINY: dict[str, Any] = {"embed_dims": (24, 48, 72, 96), "depths": (1, 1, 2, 1), "mlp_ratios": (4, 4, 4, 4)}
+_MICRO: dict[str, Any] = {"embed_dims": (48, 96, 192, 384), "depths": (2, 2, 15, 2)}
+_SMALL: dict[str, Any] = {"embed_dims": (72, 144, 288, 576), "depths": (5, 5, 22, 5)}
+_BASE: dict[str, Any] = {"embed_dims": (96, 192, 384, 768), "depths": (5, 5, 23, 5)}
 _TRANSNEXT_VARIANTS = {  # configs of the authors' repositories
     "transnext_micro": TransNeXtConfig(**_MICRO),
     "transnext_micro_aaaa": TransNeXtConfig(**_MICRO, sr_ratios=(16, 8, 4, 2), pretrain_size=256),
@@ -176,8 +176,8 @@ def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
 
 _HUB = "https://huggingface.co/DaiShiResearch"
 _MOH = "https://huggingface.co/Chat-UniVi/MoH-ViT"  # fetched by hand: the names of the files are not verified
-_AT_256 = {"input_size": (3, 256, 256), "pool_size": (8, 8)}
-_AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
+_AT_256: dict[str, Any] = {"input_size": (3, 256, 256), "pool_size": (8, 8)}
+_AT_384: dict[str, Any] = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
 
 default_cfgs = generate_default_cfgs(
     {
