@@ -6,6 +6,7 @@ It runs under `python -m mkdocs` in the repository's root. The libraries come ou
 """
 
 import json
+import re
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -38,3 +39,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri.startswith("families/"):
         return family_pages.page(markdown, load_metafiles())
     return markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Docstrings refer to names as Sphinx does, :func:`name`: show the name."""
+    return re.sub(r":(?:class|func|meth|mod|attr|data):(?=<code>)", "", html)

@@ -51,7 +51,7 @@ class SuperTokenAttention(nn.Module):
     products with their means over sqrt(C) (all of C, not of a head). They are constants to the gradient. Cells beyond
     the border are zero vectors, not masked: they take a share of the softmax, so border pixels come out weaker.
 
-    The rows of ``qkv`` are laid out [head][q | k | v][d], as published.
+    The rows of ``qkv`` are laid out ``[head][q | k | v][d]``, as published.
 
     Args:
         dim: Channels.

@@ -10,7 +10,7 @@ from tests.site.conftest import DESKTOP, PHONE, Page
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 ROOT = Path(__file__).parents[2]
 PAGES = re.findall(r"([\w/]+)\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-KEPT = ("index", "families/davit", "layers")  # as pictures
+KEPT = ("index", "examples", "families/davit", "reference/layers")  # as pictures
 
 
 @pytest.mark.parametrize("name", PAGES)
