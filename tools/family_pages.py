@@ -92,16 +92,13 @@ def facts(module: str) -> str:
     text = ast.get_docstring(ast.parse((ROOT / f"backbones/models/{module}.py").read_text())) or ""
     text = text.replace("``", "`")
     found = []
-    for key, title in (
-        ("Reference code", "Authors' code"),
-        ("Sizes", "Image sizes"),
-        ("Differs from the reference", "Differences"),
-    ):
+    if code := re.findall(r"^Reference code: (.*?)\.?$", text, re.MULTILINE):
+        found.append(f"**Authors' code:** {'; '.join(code)}.")
+    for key, title in (("Sizes", "Image sizes"), ("Differs from the reference", "Differences")):
         match = re.search(rf"^{key}: (.*?)(?=\n\n|\n[A-Z][\w ]+: |\Z)", text, re.MULTILINE | re.DOTALL)
-        if match:
-            found.append(f"**{title}:** {' '.join(match[1].split())}")
-        elif key != "Reference code":  # there may be none
+        if not match:
             raise ValueError(f'the docstring of {module}.py lacks "{key}: ..."')
+        found.append(f"**{title}:** {' '.join(match[1].split())}")
     return "\n\n".join(found)
 
 

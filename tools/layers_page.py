@@ -99,6 +99,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "ptdit": ("ProxyTokenAttention",),
     "sgformer": ("HybridAttention", "SelfGuidedAttention", "LePEAttention"),
     "stvit": ("SuperTokenAttention", "ConvPosEnc"),
+    "transnext": ("AggregatedAttention", "ConvGLU"),
     "van": ("LargeKernelAttention", "ConvMlp"),
 }
 

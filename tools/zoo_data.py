@@ -148,6 +148,13 @@ def row(entry: Entry, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> di
         ]
         if values and column["task"] == entry.task:
             results[column["key"]] = values
+    columns = {(column["dataset"], column["metric"]) for column in metrics() if column["task"] == entry.task}
+    others = [
+        {"title": f"{result['Dataset']} {metric}", "value": value, "source": result["Source"]}
+        for result in entry.results
+        for metric, value in result["Metrics"].items()
+        if (result["Dataset"], metric) not in columns
+    ]
     usual = (256, 256) if entry.arch.endswith("_256") else (224, 224)  # what docs/speed.md measures at
     is_timed = entry.task == "classification" and entry.img_size == usual and not entry.options
     published = {"params": entry.published_params, "macs": entry.published_macs}
@@ -164,6 +171,7 @@ def row(entry: Entry, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> di
         "published": {key: number.text for key, number in published.items() if number},
         "published_source": entry.published_source,
         "results": results,
+        "others": others,
         "speed": list(measured.get(entry.arch, ())) if is_timed else [],
         "weights": weights(entry),
         "license": entry.license,

@@ -12,7 +12,7 @@ const TASKS = ["classification", "detection", "segmentation", "generation"];
 const WEIGHTS = { direct: "by address", shipped: "in the package", "by hand": "by hand", none: "none" };
 const SYMBOLS = { paper: "circle", repository: "square", mmpretrain: "diamond", measured: "star" };
 const COLORS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e",
-  "#9498a0", "#1f9e89", "#d62728"];
+  "#9498a0", "#1f9e89", "#d62728", "#8c6bb1", "#b5a642"];
 const families = Object.keys(zoo.families);
 const byId = new Map(zoo.rows.map((row) => [row.id, row]));
 
@@ -169,6 +169,7 @@ function numbers(row) {
   for (const { key, title } of zoo.metrics) {
     for (const result of row.results[key] ?? []) lines.push([title, `${result.value} ${source(result.source)}`]);
   }
+  for (const { title, value, source: from } of row.others) lines.push([title, `${value} ${source(from)}`]);
   for (const speed of row.speed) {
     const parts = [["inference", speed.inference], ["training step", speed.training]].filter(([, range]) => range);
     const text = parts.map(([what, range]) => `${what} ${span(range)}`).join(", ");
