@@ -21,6 +21,7 @@ const link = (url, text) => `<a href="${escape(url)}">${escape(text)}</a>`;
 const source = (name) => `<small class="zoo-source" data-source="${name}">${name}</small>`;
 const millions = (n) => (n / 1e6).toFixed(n < 1e6 ? 2 : 1);
 const billions = (n) => (n / 1e9).toPrecision(n < 1e9 ? 2 : Math.max(3, String(Math.round(n / 1e9)).length));
+const decimal = (n) => (Number.isInteger(n) ? n.toFixed(1) : `${n}`);
 const span = ([least, most]) => (least === most ? `${least}` : `${least} – ${most}`);
 const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
@@ -45,7 +46,7 @@ const COLUMNS = [
   ...zoo.metrics.map(({ key, title, task }) => ({
     key, title, task, number: true, isMetric: true,
     value: (row) => row.results[key]?.[0].value,
-    cell: (row) => row.results[key] && `${row.results[key][0].value} ${source(row.results[key][0].source)}` })),
+    cell: (row) => row.results[key] && `${decimal(row.results[key][0].value)} ${source(row.results[key][0].source)}` })),
   ...zoo.machines.map((machine, i) => ({
     key: `speed-${i}`, title: `Speed, × resnet50, ${machine}`, task: "classification", number: true, isSpeed: true,
     about: "inference, compared with timm's resnet50 in the same process",
@@ -167,9 +168,9 @@ function numbers(row) {
     if (row.published[key]) lines.push([title, `${row.published[key]} ${source(row.published_source)}`]);
   }
   for (const { key, title } of zoo.metrics) {
-    for (const result of row.results[key] ?? []) lines.push([title, `${result.value} ${source(result.source)}`]);
+    for (const result of row.results[key] ?? []) lines.push([title, `${decimal(result.value)} ${source(result.source)}`]);
   }
-  for (const { title, value, source: from } of row.others) lines.push([title, `${value} ${source(from)}`]);
+  for (const { title, value, source: from } of row.others) lines.push([title, `${decimal(value)} ${source(from)}`]);
   for (const speed of row.speed) {
     const parts = [["inference", speed.inference], ["training step", speed.training]].filter(([, range]) => range);
     const text = parts.map(([what, range]) => `${what} ${span(range)}`).join(", ");
