@@ -64,6 +64,7 @@ def _vendor() -> str:
 HERE = Machine.found()
 _machine = HERE
 _enabled = os.environ.get("BACKBONES_FAST_KERNELS", "1") != "0"
+_recorders = 0  # dispatch modes that are to see the fast paths
 
 
 def current_machine() -> Machine:
@@ -88,6 +89,17 @@ def set_fast_kernels(enabled: bool) -> None:
     _enabled = enabled
 
 
+@contextmanager
+def recording() -> Iterator[None]:
+    """Let one dispatch mode, entered inside, see the operators of the fast paths instead of the plain ones."""
+    global _recorders
+    _recorders += 1
+    try:
+        yield
+    finally:
+        _recorders -= 1
+
+
 def is_observed() -> bool:
     """Whether someone looks at operators, so that only the plain ones will do, or fast paths are switched off.
 
@@ -97,7 +109,7 @@ def is_observed() -> bool:
     if torch.compiler.is_compiling() or not _enabled or torch.jit.is_tracing():
         return True
     return bool(
-        torch._C._len_torch_dispatch_stack()
+        torch._C._len_torch_dispatch_stack() > _recorders
         or _len_function_modes()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0

@@ -1,0 +1,139 @@
+"""A copy of a model for inference on a CPU: recorded once a size, its weights folded and packed."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
+
+from backbones.kernels import keep_freed_memory
+from backbones.kernels.machine import is_observed
+from backbones.kernels.packing import pack
+from backbones.kernels.recording import record
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Optimized(nn.Module):
+    """What ``optimize`` returns: takes what the model takes and returns what it returns, without gradients.
+
+    The first call at a size, layout or type of its inputs records the model's operators and rewrites them, which takes
+    about two calls of the model; later calls run what was made. Programs of the last ``sizes`` are kept, each with
+    packed weights of its own: about as much memory as the parameters again. Where a compiler or tracer looks at it, it
+    is the model.
+
+    Args:
+        model: A model in evaluation mode, which becomes this one's own.
+        sizes: Programs that are kept.
+    """
+
+    def __init__(self, model: nn.Module, sizes: int = 4) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.sizes = sizes
+        self.training = False
+        self._programs: OrderedDict[Any, Callable] = OrderedDict()
+
+    def train(self, mode: bool = True) -> "Optimized":
+        """Stays in evaluation mode.
+
+        Raises:
+            RuntimeError: If ``mode`` is on.
+        """
+        if mode:
+            raise RuntimeError(
+                "an optimized model cannot be trained: train the model it was made of, and optimize that"
+            )
+        return self
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Optimized":
+        self._programs.clear()
+        return super()._apply(fn, recurse)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._programs.clear()
+        return super().load_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_programs": OrderedDict()}  # type: ignore[misc]
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if is_observed() or not all(type(x) is Tensor and x.device.type == "cpu" for x in inputs):
+            return self.model(*inputs)
+        key = tuple((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
+        with torch.inference_mode():
+            program = self._programs.get(key)
+            if program is not None:
+                return program(*inputs)
+            self._programs[key], result = self._make(inputs)
+            if len(self._programs) > self.sizes:
+                self._programs.popitem(last=False)
+            return result
+
+    def _make(self, inputs: tuple[Tensor, ...]) -> tuple[Callable, Any]:
+        """A program for such inputs, and what the model returns for these."""
+        program, result, unflatten = record(self.model, inputs)
+        pack(program)
+        run = program.compile()
+        outputs = run(*inputs)
+        for found, expected in zip(outputs, tree_leaves(result), strict=True):
+            if found.shape != expected.shape or found.stride() != expected.stride():
+                return self.model, result  # kernels of another version
+        return lambda *inputs: unflatten(run(*inputs)), result
+
+
+def optimize(model: nn.Module, keep_memory: bool = False) -> Optimized:
+    """A copy of a model for inference on a CPU.
+
+    Batch norms, layer scales, activations, residuals and gates are folded into the layers beside them, weights are
+    packed once for oneDNN, and what depends on sizes alone (masks, tables) is computed once a size. Nothing is
+    asked of the model but that its operators depend on the sizes of its inputs alone. It is not changed.
+
+    Args:
+        model: In evaluation mode, on a CPU, without hooks and adapters.
+        keep_memory: Let the process keep freed memory (``backbones.kernels.keep_freed_memory``), for the whole process.
+
+    Raises:
+        ValueError: If the model trains, is elsewhere than on a CPU, or carries hooks, adapters, replaced forwards or
+            weights that something computes.
+
+    Example:
+        >>> fast = backbones.optimize(backbones.create_model("van_b0").eval())
+        >>> logits = fast(torch.randn(1, 3, 224, 224))
+    """
+    _check(model)
+    if keep_memory:
+        keep_freed_memory()
+    return Optimized(copy.deepcopy(model))
+
+
+def _check(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        where = f"{type(module).__name__} at {name!r}" if name else type(module).__name__
+        if isinstance(module, Optimized):
+            raise ValueError("the model is optimized already: optimize the model that it was made of")
+        if module.training:
+            raise ValueError(f"{where} is in training mode: call model.eval() first")
+        if any(getattr(module, hooks, None) for hooks in _HOOKS):
+            raise ValueError(f"{where} has hooks, which a recorded program would not call: remove them first")
+        if "forward" in vars(module):
+            raise ValueError(
+                f"the forward of {where} was replaced: optimize the model before that, or make it a module"
+            )
+        if parametrize.is_parametrized(module):
+            raise ValueError(
+                f"{where} has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations first"
+            )
+        if hasattr(module, "base_layer") or type(module).__module__.partition(".")[0] == "peft":
+            raise ValueError(f"{where} is an adapter: merge it into the model first (peft: model.merge_and_unload())")
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            if type(tensor) not in (nn.Parameter, nn.Buffer, Tensor):
+                raise ValueError(f"{key} of {where} is a {type(tensor).__name__}: optimize the model of plain tensors")
+            if tensor.device.type != "cpu":
+                raise ValueError(f'{key} of {where} is on {tensor.device}: call model.to("cpu") first')

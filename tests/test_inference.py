@@ -1,0 +1,213 @@
+"""``backbones.optimize``: what it returns is the model, for every model, and what it cannot keep it refuses."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import backbones
+from backbones.kernels.machine import Machine, set_fast_kernels, use_machine
+from backbones.kernels.packing import pack
+from backbones.kernels.recording import record
+
+TINY = [name for name in backbones.list_models() if name.startswith("test_")]
+
+
+def _model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"dynamic_img_size": True} if name == "test_illama" else {}
+    model = backbones.create_model(name, **options).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # scales and biases of their own
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    return model
+
+
+def _inputs(model: nn.Module, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
+    if hasattr(model, "example_inputs"):
+        return model.example_inputs(batch, height, width)
+    return (torch.randn(batch, 3, height, width),)
+
+
+def _assert_same(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= tolerance * expected.std()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_optimized_is_the_model(name: str) -> None:
+    model = _model(name)
+    before = copy.deepcopy(model.state_dict())
+    fast = backbones.optimize(model)
+    for size in ((2, 64, 64), (1, 96, 64), (3, 64, 64), (2, 64, 64)):
+        fast(*_inputs(model, *size))  # records
+        inputs = _inputs(model, *size)
+        with torch.inference_mode():
+            _assert_same(fast(*inputs), model(*inputs))
+    assert fast._programs and fast.model not in fast._programs.values()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name != "test_ptdit"])
+def test_every_layer_is_packed(name: str) -> None:
+    """No convolution and no linear layer with weights of the model's is left to PyTorch."""
+    model = _model(name)
+    program, _, _ = record(model, (torch.randn(2, 3, 64, 64),))
+    pack(program)
+    aten = torch.ops.aten
+    products = aten.linear.default, aten.conv2d.default, aten.convolution.default, aten.mkldnn_convolution.default
+    left = [node for node in program.graph.nodes if node.target in products]
+    assert not [node for node in left if node.args[1] in program.constants]
+    packed = [node for node in program.graph.nodes if "_convolution_pointwise" in str(node.target)]
+    assert len(packed) > len(left)
+
+
+class _Net(nn.Module):
+    """What the families do not have: a norm before a padded convolution, a map used twice, a gate, a buffer written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, 2, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv2d(8, 8, 1)
+        self.gate = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, 8, bias=False)
+        self.gamma = nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.norm1(self.conv1(x.contiguous(memory_format=torch.channels_last)))
+        y = self.norm2(self.conv2(x.relu()))
+        z = self.conv3(self.norm2(y))
+        out = torch.zeros_like(z)
+        out[:, :4] = z[:, 4:]
+        t = (y + 2.0 * z).permute(0, 2, 3, 1)
+        gated = nn.functional.silu(self.gate(t)) * self.fc(t)
+        return [x, out, t + gated * self.gamma, self.fc(gated).mean((1, 2)) @ self.gate.weight]
+
+
+def test_ordinary_modules() -> None:
+    torch.manual_seed(0)
+    model = _Net().eval()
+    model.norm1.running_mean.normal_()
+    model.norm2.running_var.uniform_(0.5, 2.0)
+    fast = backbones.optimize(model)
+    for x in (torch.randn(2, 3, 17, 12), torch.randn(2, 3, 17, 12), torch.randn(2, 3, 12, 17).mT):
+        with torch.inference_mode():
+            for found, expected in zip(fast(x), model(x), strict=True):
+                _assert_same(found, expected)
+
+
+def test_layouts_of_the_input() -> None:
+    model = _model("test_van")
+    fast = backbones.optimize(model)
+    x = torch.randn(3, 3, 64, 96)
+    for y in (x, x.to(memory_format=torch.channels_last), x[1:], x[:, :, :, ::2], x[1:], x[:2]):
+        with torch.inference_mode():
+            _assert_same(fast(y), model(y))
+
+
+def test_programs_are_few_and_leave_with_the_weights() -> None:
+    model = _model("test_van")
+    fast = backbones.optimize(model)
+    for side in range(32, 38):
+        fast(torch.randn(1, 3, side, 32))
+    assert len(fast._programs) == fast.sizes
+    other = _model("test_van")
+    nn.init.normal_(other.head.fc.weight)
+    fast.load_state_dict({f"model.{key}": value for key, value in other.state_dict().items()})
+    x = torch.randn(1, 3, 37, 32)
+    with torch.inference_mode():
+        _assert_same(fast(x), other(x))
+        _assert_same(pickle.loads(pickle.dumps(fast))(x), other(x))
+        _assert_same(fast.double()(x.double()), other.double()(x.double()), 1e-9)
+
+
+@pytest.mark.parametrize("machine", [Machine(onednn=False), Machine(vendor="GenuineIntel", avx512=True)])
+def test_other_machines(machine: Machine) -> None:
+    model, x = _model("test_davit"), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(x)
+        with use_machine(machine):
+            fast = backbones.optimize(model)
+            fast(x)
+            _assert_same(fast(x), expected)
+
+
+def test_switched_off_it_is_the_model(fast_kernels: None) -> None:
+    fast = backbones.optimize(_model("test_van"))
+    set_fast_kernels(False)
+    fast(torch.randn(1, 3, 64, 64))
+    assert not fast._programs
+
+
+class _Adapted(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x)
+
+
+def _replace_forward(model: nn.Module) -> None:
+    model.head.fc.forward = lambda x: x
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.train(), "VAN is in training mode: call model.eval"),
+        (lambda m: m.stem.train(), "at 'stem.* training mode"),
+        (lambda m: m.head.fc.register_forward_hook(lambda *a: None), "Linear at 'head.fc' has hooks"),
+        (_replace_forward, "the forward of Linear at 'head.fc' was replaced"),
+        (lambda m: parametrizations.weight_norm(m.head.fc), "remove_parametrizations"),
+        (lambda m: setattr(m.head, "fc", _Adapted(m.head.fc)), "merge it into the model"),
+        (lambda m: m.to("meta"), r'on meta: call model.to\("cpu"\)'),
+    ],
+)
+def test_refused(change, message: str) -> None:
+    model = _model("test_van")
+    change(model)
+    if "training" not in message:
+        model.eval()
+    with pytest.raises(ValueError, match=message):
+        backbones.optimize(model)
+
+
+def test_refused_for_what_it_is() -> None:
+    fast = backbones.optimize(_model("test_van"))
+    with pytest.raises(ValueError, match="optimized already"):
+        backbones.optimize(fast)
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        fast.train()
+
+
+class _Restless(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "values":
+            return x if x.sum() > 0 else -x
+        if self.kind == "random":
+            return x + torch.rand_like(x)
+        self.count.add_(1)
+        return x + self.count
+
+
+@pytest.mark.parametrize(("kind", "message"), [("values", "values"), ("random", "random"), ("writes", "writes")])
+def test_what_cannot_be_recorded(kind: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        backbones.optimize(_Restless(kind).eval())(torch.randn(2, 3))
