@@ -113,7 +113,7 @@ class _Packer:
         layout = node.meta["layout"]
         root = self.program.call(node, _unpacked, (x, other), image)
         self.layers[root] = layer
-        view = self.program.view(node, root, *layout[1:3], 0)
+        view = self.program.view(node, root, layout.shape, layout.stride, 0)
         node.replace_all_uses_with(view)
         for user in list(view.users):
             if user.target is aten.as_strided.default:  # a view of what was a root
@@ -148,8 +148,8 @@ class _Packer:
             return
         if not (_is_channels_last(layout) and _is_channels_last(image)) or not layout.dtype == w.dtype == torch.float32:
             return
-        padding, stride, dilation = (tuple(v) if len(v) == 2 else (v[0], v[0]) for v in (padding, stride, dilation))
-        layer = Layer(w, b, padding, stride, dilation, groups, act)
+        pad, step, spread = ((v[0], v[-1]) for v in (padding, stride, dilation))
+        layer = Layer(w, b, pad, step, spread, groups, act)
         self.put(node, layer, image, x)
 
     def linear(self, node: fx.Node, x: fx.Node, w: Tensor | None, b: Tensor | None) -> None:
