@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -45,6 +46,7 @@ from backbones.cli.common import (
 )
 
 MODES = ("inference", "train")
+RUNTIMES = ("eager", "optimized", "compile", "onnxruntime", "openvino")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -58,6 +60,7 @@ class Settings:
     threads: int | None = None  # None: PyTorch's choice
     layout: str = "contiguous"
     compile: bool = False
+    runtime: str = "eager"
     optimizer: str = "adamw"
     runs: int = 10  # timed pairs
     min_time: float = 0.3  # seconds that one timed run lasts at least; short steps are repeated
@@ -94,6 +97,33 @@ def median_ratio(model_s: Sequence[float], baseline_s: Sequence[float]) -> float
     return statistics.median(b / m for m, b in zip(model_s, baseline_s, strict=True))
 
 
+def run_by(model: nn.Module, inputs: tuple[torch.Tensor, ...], settings: Settings) -> Callable[..., Any]:
+    """What computes the model's outputs by ``settings.runtime``; other runtimes take inputs like the given ones."""
+    if settings.runtime == "compile" or settings.compile:
+        return torch.compile(model)
+    if settings.runtime == "optimized":
+        return backbones.optimize(model)
+    if settings.runtime == "eager":
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.onnx")
+        torch.onnx.export(model.eval(), inputs, path, dynamo=True, verbose=False)
+        if settings.runtime == "onnxruntime":
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = settings.threads or torch.get_num_threads()
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            names = [entry.name for entry in session.get_inputs()]
+            return lambda *xs: session.run(None, {n: x.numpy() for n, x in zip(names, xs, strict=True)})
+        import openvino
+
+        config = {"INFERENCE_NUM_THREADS": settings.threads or torch.get_num_threads()}
+        config |= {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        request = openvino.Core().compile_model(path, "CPU", config).create_infer_request()
+        return lambda *xs: request.infer([x.numpy() for x in xs])
+
+
 def make_step(spec: str, img_size: tuple[int, int], mode: str, settings: Settings) -> tuple[Callable[[], None], int]:
     """Builds a model with its input, and returns a function that runs one step on it, and the number of parameters.
 
@@ -109,7 +139,7 @@ def make_step(spec: str, img_size: tuple[int, int], mode: str, settings: Setting
         inputs = model.example_inputs(settings.batch_size, *img_size)
     else:
         inputs = (torch.randn(settings.batch_size, 3, *img_size, device=device).to(memory_format=memory_format),)
-    forward: nn.Module = torch.compile(model) if settings.compile else model
+    forward = run_by(model, inputs, settings)
     dtype = DTYPES[settings.dtype]
 
     def run() -> torch.Tensor:
@@ -342,7 +372,7 @@ def describe(settings: Settings, baseline: str | None) -> dict[str, str]:
         "batch": str(settings.batch_size),
         "dtype": settings.dtype + ("" if settings.dtype == "float32" else " autocast"),
         "layout": settings.layout,
-        "execution": "compiled" if settings.compile else "eager",
+        "execution": "compile" if settings.compile else settings.runtime,
         "optimizer": settings.optimizer,
         "runs": f"{settings.runs} of at least {settings.min_time} s, medians",
         "baseline": f"{baseline}, in turns with each model" if baseline else "none",
@@ -465,6 +495,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--layout", choices=["contiguous", "channels_last"], default=Settings.layout)
     parser.add_argument("--compile", action="store_true", help="run what torch.compile makes of the models")
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES, default=Settings.runtime, help="what runs the models; all but eager: inference"
+    )
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default=Settings.optimizer)
     parser.add_argument("--runs", type=int, default=Settings.runs, help="timed runs of each model")
     parser.add_argument("--min-time", type=float, default=Settings.min_time, help="least seconds of one timed run")
@@ -499,6 +532,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     settings = Settings(**{name: getattr(args, name) for name in Settings.__dataclass_fields__})
     modes = MODES if args.mode == "both" else (args.mode,)
+    if args.runtime in ("optimized", "onnxruntime", "openvino"):
+        if args.mode == "train" or args.dtype != "float32" or args.device != "cpu":
+            parser.error(f"--runtime {args.runtime} runs inference in float32 on a CPU: leave out the other options")
+        modes = ("inference",)
+    packages = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+    missing = [name for name in packages.get(args.runtime, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(f"--runtime {args.runtime} needs a package: pip install {' '.join(missing)}")
     about = describe(settings, baseline)
     print("\n".join(f"{key + ':':<11}{value}" for key, value in about.items()), end="\n\n", flush=True)
 

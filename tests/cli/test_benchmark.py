@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import backbones
 from backbones.cli import benchmark as bench
 from backbones.cli.benchmark import (
     Result,
@@ -180,3 +181,20 @@ def test_bad_arguments_are_refused_at_once(
         main(arguments)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["eager", "optimized", "onnxruntime", "openvino"])
+def test_runtimes_compute_the_model(runtime: str) -> None:
+    torch.manual_seed(0)
+    model, x = backbones.create_model("test_van").eval(), torch.randn(2, 3, 64, 64)
+    forward = bench.run_by(model, (x,), Settings(runtime=runtime, threads=1))
+    with torch.inference_mode():
+        out, expected = forward(x), model(x)
+    out = out if isinstance(out, torch.Tensor) else torch.as_tensor(out[0])
+    assert (out - expected).abs().max() < 1e-4 * expected.std()
+
+
+def test_other_runtimes_infer_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["test_van", "--runtime", "optimized", "--mode", "train"])
+    assert "runs inference in float32 on a CPU" in capsys.readouterr().err
