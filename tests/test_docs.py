@@ -51,8 +51,11 @@ COMMANDS = [(where, line) for where, text, _ in blocks("bash") for line in text.
 
 
 def by_place(blocks: list) -> dict:
-    slow = [pytest.mark.slow if "torch.export" in block[1] else () for block in blocks]
-    values = [pytest.param(*block, marks=marks) for block, marks in zip(blocks, slow, strict=True)]
+    def marks(where: str, text: str) -> list:
+        kinds = {"slow": "torch.export" in text, "clients": where.startswith("docs/clients.md")}
+        return [getattr(pytest.mark, kind) for kind, applies in kinds.items() if applies]
+
+    values = [pytest.param(*block, marks=marks(*block[:2])) for block in blocks]
     return {"argvalues": values, "ids": [block[0] for block in blocks]}
 
 

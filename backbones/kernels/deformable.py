@@ -51,7 +51,8 @@ def between(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     low = position.detach().floor()
     pixel = torch.stack([low, low + 1], dim=-1)
     fraction = position - low
-    weight = torch.stack([1 - fraction, fraction], dim=-1) * ((pixel >= 0) & (pixel < size))
+    inside = ((pixel >= 0) & (pixel < size)).to(position.dtype)  # quantisers that look at products know no booleans
+    weight = torch.stack([1 - fraction, fraction], dim=-1) * inside
     return pixel.long().clamp_(0, size - 1), weight  # clamped as integers: a position that is no number stays a pixel
 
 
