@@ -107,7 +107,7 @@ def run_by(model: nn.Module, inputs: tuple[torch.Tensor, ...], settings: Setting
         return model
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.onnx")
-        torch.onnx.export(model.eval(), inputs, path, dynamo=True, verbose=False)
+        torch.onnx.export(model.eval(), inputs, path, dynamo=True, external_data=False, verbose=False)
         if settings.runtime == "onnxruntime":
             import onnxruntime
 
