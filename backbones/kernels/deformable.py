@@ -46,7 +46,7 @@ def _by_torchvision(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | No
 def between(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The two pixels of an axis that a position lies between, and the weight of each: 0 outside the map.
 
-    position: (...), in pixels -> indices from 0 to size - 1 and weights, (..., 2)
+    position: (...), in pixels -> indices from 0 to size - 1 and weights, (..., 2), copies
     """
     low = position.detach().floor()
     pixel = torch.stack([low, low + 1], dim=-1)
