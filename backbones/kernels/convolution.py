@@ -95,6 +95,8 @@ def conv2d(
     fast_gradient = torch.is_grad_enabled() and alike
     fast_act = act != "none" and dilation == (1, 1) and _fuses(x)
     if not (fast_act or fast_gradient):
+        if dilation == (1, 1) and not torch.is_grad_enabled() and computes_in(x, torch.float32):
+            return ACTS[act][0](_convolve(x, weight, bias, stride, padding, groups))
         return ACTS[act][0](F.conv2d(x, weight, bias, stride, padding, dilation, groups))
     x, weight, bias = (t if t is None else t.to(compute_dtype(x)) for t in (x, weight, bias))  # not seen by autocast
     if fast_gradient:
