@@ -25,6 +25,7 @@ COMMANDS = {
     "train": Command("backbones.cli.train", "train a classifier, detector, segmentation model or generator"),
     "test": Command("backbones.cli.test", "evaluate a checkpoint as its config says"),
     "predict": Command("backbones.cli.predict", "name what is in images, or draw boxes, masks and segmentation"),
+    "look": Command("backbones.cli.look", "draw what a model attends to, sees and finds in images"),
     "probe": Command("backbones.cli.probe", "compare frozen models on a folder of images, and find anomalies"),
     "benchmark": Command("backbones.cli.benchmark", "measure speed and memory beside a baseline"),
     "complexity": Command("backbones.cli.complexity", "count parameters and multiply-accumulates"),
@@ -45,6 +46,7 @@ EXTRAS = {
     **dict.fromkeys(["mmengine", "mmcv", "mmpretrain", "mmdet", "mmseg", "pycocotools", "tensorboard"], "mm"),
     **dict.fromkeys(["fvcore", "matplotlib", "sklearn"], "tools"),
     **dict.fromkeys(["diffusers", "transformers", "sentencepiece"], "diffusion"),
+    "pytorch_grad_cam": "look",
     "gdown": "drive",
 }
 

@@ -404,7 +404,7 @@ def _self_guided(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
     ]
 
 
-def _token_grid(count: int, image: tuple[int, int]) -> tuple[int, int] | None:
+def token_grid(count: int, image: tuple[int, int]) -> tuple[int, int] | None:
     """Rows and columns of square patches of which an image has ``count``."""
     stride = round(math.sqrt(image[0] * image[1] / count))
     for side in (stride, stride - 1, stride + 1):
@@ -419,7 +419,7 @@ def _causal(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
     rate = float(visit.module.soft_mask_rate)
     mask = torch.ones(count, count).tril() * (1 - rate) + rate
     every = torch.arange(count)[None]
-    size = _token_grid(count - 1, image)
+    size = token_grid(count - 1, image)
     return [_make(visit, "causal", 0, Scores((weights.cpu() * mask)[None]), every, every, size=size)]
 
 
@@ -427,7 +427,7 @@ def _timm(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
     """Tokens of a vision transformer of timm's: the class token and its like stand before the patches."""
     count = visit.inputs[0].shape[1]
     for prefix in range(6):
-        size = _token_grid(count - prefix, image) if count > prefix else None
+        size = token_grid(count - prefix, image) if count > prefix else None
         if size and visit.calls:
             index = torch.cat([torch.arange(count - prefix, count), torch.arange(count - prefix)])[None]
             return [_make(visit, "whole map", len(visit.calls) - 1, visit.calls[-1], index, index, size=size)]

@@ -116,3 +116,56 @@ def confusion_matrix(
             colour = "white" if shares[i, j] > 0.5 else "black"
             axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=7, color=colour)
     return save_figure(figure, path)
+
+
+def enlarged(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Every pixel of a map (h, w, ...) repeated to a height and width, whatever the ratio."""
+    y, x = np.arange(height) * values.shape[0] // height, np.arange(width) * values.shape[1] // width
+    return values[y[:, None], x[None]]
+
+
+def region_means(image: np.ndarray, labels: np.ndarray, outline: bool = False) -> np.ndarray:
+    """An image (H, W, 3) with the mean colour of each region of a label map (h, w), or with the regions' outlines."""
+    labels = enlarged(labels, *image.shape[:2])
+    if outline:
+        border = np.zeros(labels.shape, bool)
+        border[1:] |= labels[1:] != labels[:-1]
+        border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+        return np.where(border[..., None], [1.0, 0.85, 0.0], image)
+    _, flat = np.unique(labels, return_inverse=True)
+    flat = flat.reshape(-1)
+    sums = [np.bincount(flat, weights=image[..., c].reshape(-1)) for c in range(3)]
+    return (np.stack(sums, -1) / np.bincount(flat)[:, None])[flat].reshape(image.shape)
+
+
+def masked_object(image: np.ndarray, mask: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """An image with everything but a mask (h, w) darkened, and a box given by fractions."""
+    height, width = image.shape[:2]
+    out = np.where(enlarged(mask, height, width)[..., None], image, 0.3 * image)
+    left, top, right, bottom = (int(round(f * s)) for f, s in zip(box, (width, height, width, height)))
+    right, bottom, line = right - 1, bottom - 1, max(1, width // 100)
+    for rows, columns in (
+        (slice(top, top + line), slice(left, right)),
+        (slice(bottom - line + 1, bottom + 1), slice(left, right)),
+        (slice(top, bottom), slice(left, left + line)),
+        (slice(top, bottom), slice(right - line + 1, right + 1)),
+    ):
+        out[rows, columns] = [1.0, 0.85, 0.0]
+    return out
+
+
+def head_figure(rows: Sequence[dict[str, object]], path: str | os.PathLike, title: str) -> Path:
+    """Write distance, entropy and importance of every head by layer."""
+    layers = list(dict.fromkeys(f"{row['layer']} {row['kind']}" for row in rows))
+    figure = Figure(figsize=(9.5, max(2.4, 0.2 * len(layers) + 1)), layout="constrained")
+    panels = {"distance": "distance, pixels", "entropy": "entropy, nats", "importance": "importance when masked"}
+    figure.suptitle(title, fontsize=9)
+    for axes, (key, label) in zip(figure.subplots(1, 3, sharey=True), panels.items()):
+        at = [layers.index(f"{row['layer']} {row['kind']}") for row in rows]
+        axes.scatter([float(str(row[key])) for row in rows], at, s=14, alpha=0.7)
+        axes.set_xlabel(label, fontsize=8)
+        axes.set_yticks(range(len(layers)), layers, fontsize=6)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.grid(alpha=0.3)
+    figure.axes[0].invert_yaxis()
+    return save_figure(figure, path)
