@@ -7,7 +7,6 @@ Photographs are scikit-image's, digits scikit-learn's; random weights are those 
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -26,17 +25,20 @@ PICTURES: list[tuple[str, tuple[str, ...], list[str], dict[str, str]]] = [
         "test_van.digits",
         DIGITS,
         ["--only", "cam", "gates", "features"],
-        {"cam": "van-digits-cam", "gates-0": "van-digits-gates", "features": "van-digits-features"},
+        {
+            "cam": "van-digits-cam",
+            "gates-0": "van-digits-gates",
+            "features": "van-digits-features",
+        },
     ),
     (
         "litv2_s=random",
         PHOTOGRAPHS,
-        ["--only", "attention", "receptive", "objects", "--layers", r"stages\.2\.blocks\.0", "--pixel", "0.4", "0.4"],
+        ["--only", "attention", "receptive", "--layers", r"stages\.2\.blocks\.0", "--pixel", "0.4", "0.4"],
         {
             "attention-00-*": "litv2-random-hifi",
             "attention-01-*": "litv2-random-lofi",
             "receptive": "litv2-random-receptive",
-            "objects": "litv2-random-objects",
         },
     ),
     (
@@ -100,7 +102,8 @@ def main() -> int:
             out = images / str(i)
             look.main([model, "--image", *(str(images / f"{n}.png") for n in names), "--out", str(out), *options])
             for pattern, name in kept.items():
-                shutil.copyfile(sorted(out.glob(f"{pattern}.png"))[0], FOLDER / f"{name}.png")
+                with Image.open(sorted(out.glob(f"{pattern}.png"))[0]) as picture:
+                    picture.convert("RGB").save(FOLDER / f"{name}.webp", quality=80, method=6)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Pictures of numbers over images, each a PNG that stands alone."""
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def save_panels(
     left = 0.3 if labels else 0.0
     width, height = count * side + left, len(rows) * side * ratio + top
     engine = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    figure = Figure(figsize=(max(width, 0.075 * len(title)), height), layout=engine)
+    title = textwrap.fill(title, max(20, int(width / 0.078)))
+    figure = Figure(figsize=(width, height + 0.16 * title.count("\n")), layout=engine)
     for i, (row, line) in enumerate(zip(rows, figure.subplots(len(rows), count, squeeze=False))):
         for j, axes in enumerate(line):
             axes.set_xticks([])
@@ -85,13 +87,10 @@ def save_panels(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> Path:
-    """Write a figure, with a palette of 256 colours where that does not show: a quarter of the bytes."""
+    """Write a figure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
-    with Image.open(path) as image:
-        small = image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
-    small.save(path, optimize=True)
     return path
 
 
