@@ -289,11 +289,12 @@ def shrink(cfg: Config, family: str, data: Path, work_dir: Path) -> Config:
     widths = ZooBackbone(**{k: v for k, v in model.backbone.items() if k != "type"}).out_channels
     for part in necks_of(model):
         part.update(dict(embed_dim=widths[0]) if "embed_dim" in part else dict(in_channels=widths))
-    if "auxiliary_head" in model:
-        model.decode_head.in_channels = widths
-        model.auxiliary_head.in_channels = widths[2]
     if "decode_head" in model:
         model.decode_head.channels = 32
+        if "auxiliary_head" in model or not necks_of(model):
+            model.decode_head.in_channels = widths
+    if "auxiliary_head" in model:
+        model.auxiliary_head.in_channels = widths[2]
     if "roi_head" in model:
         heads = model.roi_head.bbox_head
         for head in heads if isinstance(heads, list) else [heads]:

@@ -1,5 +1,5 @@
-"""TransNeXt-Base, fine-tuned from 224 to 384 on ImageNet-1K.  Source: arXiv:2311.17132 and the authors' code
-(paper: 86.2 % top-1); their batch is not published.  Here: not trained.  Needs: 8 GPUs with 80 GB (estimate).
+"""TransNeXt-Base, fine-tuned from 224 to 384 on ImageNet-1K.  Source: arXiv:2311.17132 (paper: 86.2 % top-1) and
+the authors' code, without their batch.  Here: not trained.  Needs: 8 GPUs with 80 GB (estimate).
 Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = "./transnext-base_8xb128_in1k.py"

@@ -1,5 +1,6 @@
-"""TransNeXt-Micro with aggregated attention in every stage, ImageNet-1K at 256.  Source: arXiv:2311.17132, Table 9, and the
-authors' code (paper: 82.6 % top-1).  Here: not trained.  Needs: 8 GPUs with 16 GB (estimate).
+"""TransNeXt-Micro with aggregated attention in every stage, ImageNet-1K at 256.
+Source: arXiv:2311.17132, Table 9, and the authors' code (paper: 82.6 % top-1).  Here: not trained.
+Needs: 8 GPUs with 16 GB (estimate).
 Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
 _base_ = "./transnext-micro_8xb128_in1k.py"
