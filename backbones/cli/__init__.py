@@ -31,6 +31,8 @@ COMMANDS = {
     "complexity": Command("backbones.cli.complexity", "count parameters and multiply-accumulates"),
     "convert": Command("backbones.cli.convert", "convert published checkpoints, compare two"),
     "card": Command("backbones.cli.card", "write the hub page of a model"),
+    "export": Command("backbones.cli.export", "write a model for ONNX Runtime, OpenVINO or torch.export"),
+    "check-export": Command("backbones.cli.check_export", "run an exported file on images, beside its model"),
     "sample": Command("backbones.cli.sample", "draw with a generator"),
     "encode-latents": Command("backbones.cli.encode_latents", "encode images for training a generator"),
     "operators": Command(
@@ -48,6 +50,7 @@ EXTRAS = {
     **dict.fromkeys(["diffusers", "transformers", "sentencepiece"], "diffusion"),
     "pytorch_grad_cam": "look",
     "gdown": "drive",
+    **dict.fromkeys(["onnx", "onnxruntime", "onnxscript", "openvino"], "export"),
 }
 
 

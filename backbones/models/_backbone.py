@@ -18,6 +18,7 @@ class Backbone(nn.Module):
     checkpoint_layouts: Mapping[str, Layout] = {}  # see ``backbones.weights.layouts``
     checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
     checkpoint_entries: tuple[str, ...] = ENTRIES
+    export_tolerance = 1e-4  # how far an exported file may differ from the model, as a share of the logits' spread
 
     def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resize entries that depend on image size to the model's; called on a checkpoint already in its names."""

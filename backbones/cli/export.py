@@ -1,0 +1,217 @@
+"""Export a model for another runtime: ONNX Runtime, OpenVINO or a program of torch.export.
+
+    backbones export van_b0.in1k --format onnx --out exported
+    backbones export CHECKPOINT --model van_b0 --format pt2 --size 224x224
+    backbones export work_dirs/NAME/epoch_20.pth --config CONFIG --format openvino --half
+
+The file says how images are prepared for it, and is compared with the model before it gets its name; docs/export.md has
+the rest. `backbones check-export FILE --images DIR` runs it on images.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+from torch import nn
+
+import backbones
+from backbones.cli.common import check_model, parse_img_size
+from backbones.deploy import FORMATS, ExportError, Preprocessing, export
+from backbones.deploy.runtimes import OPSET
+from backbones.weights import DownloadError, convert_checkpoint, load_checkpoint
+
+
+@dataclass
+class Source:
+    """What is exported: a model, and what its file says of it."""
+
+    model: nn.Module
+    name: str
+    origin: dict[str, Any]  # keyword arguments of ``load_source`` that give it again
+    preprocessing: Preprocessing
+    classes: list[str]
+    license: str = ""
+    task: str = "classification"
+
+    def metadata(self) -> dict[str, Any]:
+        """As ``backbones.deploy.export`` takes it."""
+        return {
+            "task": self.task,
+            "classes": self.classes,
+            "license": self.license,
+            "source": self.origin,
+            "backbones": backbones.__version__,
+        }
+
+
+def load_source(source: str, model: str | None = None, config: str | None = None, random: bool = False) -> Source:
+    """The model that a command line names.
+
+    Args:
+        source: A registered model, with a tag or without, or a checkpoint file.
+        model: The model that a checkpoint is of.
+        config: The config that a checkpoint was trained with.
+        random: Weights drawn with seed 0 instead of published ones.
+
+    Raises:
+        ValueError, OSError: If there is no such model or file, or the file is of another model.
+    """
+    origin = {"source": source, "model": model, "config": config, "random": random}
+    origin = {key: value for key, value in origin.items() if value}
+    if not Path(source).is_file():
+        if model or config:
+            raise ValueError(f"there is no checkpoint at {source!r}")
+        check_model(source)
+        return _named(source, origin, pretrained=not random)
+    if config:
+        return _trained(source, config, origin)
+    if not model:
+        raise ValueError(f"say what {source} is a checkpoint of: --model NAME, or the --config that trained it")
+    check_model(model)
+    found = _named(model, origin, pretrained=False, checkpoint=source)
+    found.name = Path(source).name.partition(".")[0]
+    return found
+
+
+def _named(name: str, origin: dict[str, Any], pretrained: bool, checkpoint: str | None = None) -> Source:
+    if name.split(".")[0] not in backbones.list_models():
+        raise ValueError(f"{name} is timm's own model; `backbones export` takes those that backbones.list_models() has")
+    options: dict[str, Any] = {"dynamic_img_size": True}
+    torch.manual_seed(0)
+    if checkpoint:
+        weights = load_checkpoint(checkpoint)
+        bare = backbones.create_model(name, device="meta")
+        classifier = convert_checkpoint(weights, bare).weights.get(f"{bare.pretrained_cfg['classifier']}.weight")
+        if classifier is not None:
+            options["num_classes"] = len(classifier)
+        model = backbones.create_model(name, **options)
+        conversion = convert_checkpoint(weights, model)
+        conversion.fit.require(checkpoint, name, most=3)
+        model.load_state_dict(conversion.weights)
+    else:
+        try:
+            model = backbones.create_model(name, pretrained=pretrained, **options)
+        except RuntimeError as error:  # timm's, where a name has no weights
+            raise ValueError(
+                f"{name} has no published weights: give a checkpoint of it, or --random-weights to try an export"
+            ) from error
+    if "num_classes" not in options and not getattr(model, "num_classes", 0):
+        raise ValueError(f"the weights of {name} have no classifier: export a model that was trained further")
+    if getattr(model, "task", "") == "generation":
+        raise ValueError(f"{name} draws images: only classifiers are exported by name")
+    subset = infer_imagenet_subset(model)
+    names = ImageNetInfo(subset).label_descriptions() if subset and not checkpoint else None
+    classes = names or [str(i) for i in range(model.num_classes)]
+    preprocessing = Preprocessing.of_config(resolve_data_config(model=model))
+    return Source(model.eval(), name, origin, preprocessing, classes, model.pretrained_cfg.get("license") or "")
+
+
+def _trained(checkpoint: str, config: str, origin: dict[str, Any]) -> Source:
+    """A classifier that ``backbones train`` has trained."""
+    from backbones.cli.predict import load_mm
+
+    trained = load_mm(config, checkpoint, "cpu")
+    backbone = getattr(trained.net, "backbone", None)
+    if not trained.is_classifier or getattr(backbone, "out_indices", ()) is not None:
+        raise ValueError(
+            f"{config} trains a {type(trained.net).__name__}: of configs, classifiers whose backbone has "
+            "out_indices=None are exported"
+        )
+    model = backbone.model
+    classes = list(trained.meta.get("classes") or map(str, range(model.num_classes)))
+    normalization = trained.cfg.model.get("data_preprocessor") or trained.cfg.data_preprocessor
+    mean, std = (tuple(value / 255 for value in normalization[key]) for key in ("mean", "std"))
+    size, options = _pipeline(trained.cfg.test_dataloader.dataset.pipeline, config)
+    preprocessing = Preprocessing(input_size=(model.in_chans, *size), mean=mean, std=std, **options)
+    return Source(model.eval(), Path(checkpoint).stem, origin, preprocessing, classes)
+
+
+def _pipeline(steps: Sequence[Any], config: str) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Height and width, and the other fields of ``Preprocessing``, that a classifier's test pipeline amounts to."""
+    found = {step["type"].rpartition(".")[2]: step for step in steps}
+    ignored = ("LoadImage", "LoadImageFromFile", "PackInputs", "Resize", "ResizeEdge", "CenterCrop")
+    resize = found.get("Resize") or found.get("ResizeEdge")
+    if set(found) - set(ignored) or not resize or ("ResizeEdge" in found) != ("CenterCrop" in found):
+        raise ValueError(
+            f"the test pipeline of {config} is neither Resize nor ResizeEdge and CenterCrop: {list(found)}"
+        )
+    options = {"interpolation": resize.get("interpolation", "bilinear")}
+    if "CenterCrop" not in found:
+        scale = resize["scale"]
+        width, height = (scale, scale) if isinstance(scale, int) else scale
+        return (height, width), {**options, "crop_mode": "squash"}
+    crop = found["CenterCrop"]["crop_size"]
+    width, height = (crop, crop) if isinstance(crop, int) else crop
+    # timm divides and rounds down
+    return (height, width), {**options, "crop_pct": min(height, width) / (resize["scale"] + 0.5)}
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``load_source`` but for the source itself."""
+    parser.add_argument("--model", help="the model that a checkpoint is of")
+    parser.add_argument("--config", help="the config that a checkpoint was trained with")
+    parser.add_argument("--random-weights", action="store_true", help="weights drawn with seed 0, to try an export")
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no batch: write dynamic, or a number of images")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    return None if text == "dynamic" else parse_img_size(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="backbones export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="name or tag of a model, or a checkpoint file")
+    add_source_arguments(parser)
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["onnx"], help="one or several; default: onnx")
+    parser.add_argument("--img-size", type=parse_img_size, help="example, 224 or 256x192; default: the model's own")
+    parser.add_argument("--batch", type=_batch, default="dynamic", help="dynamic (the default), or a number of images")
+    parser.add_argument("--size", type=_size, default="dynamic", help="dynamic (the default), or height x width")
+    parser.add_argument("--half", action="store_true", help="weights as float16")
+    parser.add_argument(
+        "--rescale", action="store_true", help="the file takes pixels from 0 to 255, see docs/export.md"
+    )
+    parser.add_argument("--opset", type=int, default=OPSET, help=f"of ONNX; default: {OPSET}")
+    parser.add_argument("--out", type=Path, default=Path("exported"), help="folder; default: exported")
+    args = parser.parse_args(argv)
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        found = load_source(args.source, args.model, args.config, args.random_weights)
+        paths = export(
+            found.model,
+            args.out,
+            found.name + ("_half" if args.half else ""),
+            args.format,
+            img_size=args.size or args.img_size or found.preprocessing.input_size[1:],
+            batch=args.batch,
+            dynamic_size=args.size is None,
+            preprocessing=found.preprocessing,
+            rescale=args.rescale,
+            half=args.half,
+            opset=args.opset,
+            metadata=found.metadata(),
+            report=print,
+        )
+    except (ExportError, DownloadError, ValueError, OSError) as error:
+        sys.exit(f"error: cannot export {args.source}: {error}")
+    print(*paths, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

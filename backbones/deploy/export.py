@@ -1,0 +1,216 @@
+"""Writing a file: under a temporary name, loaded again, compared with the model, and only then under its own."""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbones.deploy.metadata import Preprocessing, Rescaled, weights_hash
+from backbones.deploy.programs import capture, tensors
+from backbones.deploy.runtimes import DIMENSIONS, FORMATS, OPSET
+
+__all__ = ["ExportError", "export"]
+
+TOLERANCE = 1e-4  # of the spread of an output: its largest entry minus its smallest
+HALF_TOLERANCE = 2e-2
+MIN_SIDE = 32
+Inputs = Callable[[int, int, int], tuple[Tensor, ...]]
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported as asked, or whose file does not compute what the model does."""
+
+
+def export(
+    model: nn.Module,
+    out: str | os.PathLike,
+    name: str,
+    formats: Sequence[str] = ("onnx",),
+    *,
+    img_size: tuple[int, int] = (224, 224),
+    batch: int | None = None,
+    dynamic_size: bool = True,
+    preprocessing: Preprocessing | None = None,
+    rescale: bool = False,
+    half: bool = False,
+    opset: int = OPSET,
+    inputs: Inputs | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
+    """Write a model as files for other runtimes, compare them with it, and name them only if they agree.
+
+    Args:
+        model: Images (B, C, H, W) to a tensor or a tuple of tensors; it is used in evaluation mode.
+        out: Folder; made if it is missing.
+        name: Of the files, without their endings.
+        formats: Of ``FORMATS``: "onnx", "openvino", "pt2".
+        img_size: Height and width of the example.
+        batch: Images of a batch; None leaves it open.
+        dynamic_size: Leave height and width open.
+        preprocessing: What the file says of its input.
+        rescale: Let the file take pixels from 0 to 255 and subtract the mean and divide by the deviation itself.
+        half: Store weights as float16.
+        opset: Of ONNX.
+        inputs: (batch, height, width) -> arguments of the model, where these are more than an image.
+        metadata: More for the file to say: JSON by name.
+        report: Is given a line for each comparison.
+
+    Returns:
+        A file for each format. Its metadata has the differences that were found.
+
+    Raises:
+        ExportError: If something that was asked for does not exist, the folder cannot be written, a package is missing,
+            the exporter fails, or a file's outputs differ from the model's by more than ``TOLERANCE`` of their spread
+            (``HALF_TOLERANCE``, the model's ``export_tolerance``). Nothing is left in the folder.
+    """
+    for format in formats:
+        if format not in FORMATS:
+            raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}")
+    if min(img_size) < MIN_SIDE:
+        raise ExportError(f"images of {img_size[0]} x {img_size[1]} pixels are below {MIN_SIDE} x {MIN_SIDE}")
+    if batch is not None and batch < 1:
+        raise ExportError(f"a batch has one image or more, not {batch}")
+    if rescale and preprocessing is None:
+        raise ExportError("rescaling inside the file needs the mean and the deviation of a preprocessing")
+    try:
+        for format in formats:
+            FORMATS[format].require()
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    if set(formats) - {"pt2"}:
+        _check_opset(opset)
+
+    model = model.eval()
+    whole = model
+    if rescale and preprocessing:
+        whole = Rescaled(model, preprocessing.mean, preprocessing.std).eval()
+    dynamic = ((0,) if batch is None else ()) + ((2, 3) if dynamic_size else ())
+    stated: dict[str, Any] = {
+        "name": name,
+        "weights_sha256": weights_hash(model),
+        "torch": torch.__version__,
+        "dynamic": [DIMENSIONS[d] for d in dynamic],
+        "half": half,
+        **(metadata or {}),
+    }
+    if preprocessing:
+        stated |= {**asdict(preprocessing), "input": "pixels from 0 to 255" if rescale else "rescaled by mean and std"}
+    generator = torch.Generator().manual_seed(0)
+
+    def images(batch: int, height: int, width: int) -> tuple[Tensor, ...]:
+        channels = preprocessing.input_size[0] if preprocessing else 3
+        x = torch.randn(batch, channels, height, width, generator=generator)
+        return (255 * torch.rand(x.shape, generator=generator) if rescale else x,)
+
+    make = inputs or images
+    samples = [make(*sizes) for sizes in _sizes(img_size, batch, dynamic_size)]
+    with torch.no_grad():
+        expected = [tensors(whole(*sample)) for sample in samples]
+    limit = HALF_TOLERANCE if half else getattr(model, "export_tolerance", TOLERANCE)
+
+    with _staged(Path(out)) as staging:
+        try:
+            program = capture(whole, samples[0], dynamic, MIN_SIDE)
+        except Exception as error:  # of many types
+            raise ExportError(f"{name} cannot be exported: {first_line(error)}") from error
+        written = []
+        for format in sorted(formats, key=list(FORMATS).index):  # OpenVINO reads what ONNX wrote
+            runtime = FORMATS[format]
+            path = staging / (name + runtime.suffix)
+            try:
+                runtime.write(program, path, opset, dynamic, half)
+                found = [loaded(*sample) for loaded in [runtime(path)] for sample in samples]
+            except Exception as error:  # of many types
+                raise ExportError(f"{name} cannot be exported to {format}: {first_line(error)}") from error
+            differences = {}
+            for sample, y, z in zip(samples, expected, found, strict=True):
+                size = " x ".join(str(n) for i, n in enumerate(sample[0].shape) if i != 1)
+                differences[size] = worst = difference(y, z)
+                report(f"{format}: {size} differs by {worst:.1e} of the outputs' spread")
+                if not worst <= limit:
+                    raise ExportError(
+                        f"{name} as {format} differs from the model by {worst:.1e} of its outputs' spread for a batch "
+                        f"of {size} pixels, more than {limit:.0e}: no file was written"
+                    )
+            written.append((runtime, path, stated | {"differences": differences}))
+        for runtime, path, content in written:
+            runtime.annotate(path, content)
+        return _name_files(staging, Path(out), [path for _, path, _ in written])
+
+
+def _sizes(img_size: tuple[int, int], batch: int | None, dynamic_size: bool) -> list[tuple[int, int, int]]:
+    """Batch, height and width of what is compared: the example, and where sizes are open a rectangle and odd sides."""
+    height, width = img_size
+    sizes = [img_size]
+    if dynamic_size:
+        sizes += [(height + 37, max(width - 19, MIN_SIDE)), (max(height // 2, MIN_SIDE) + 1, width + 64)]
+    batches = [2, 1, 3] if batch is None else [batch] * 3
+    if len(sizes) == 1 and batch is None:
+        sizes = sizes * 3
+    return [(b, *size) for b, size in zip(batches, sizes, strict=False)]
+
+
+def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Largest difference of outputs, as a share of the spread of each; infinite where shapes differ."""
+    if [y.shape for y in expected] != [y.shape for y in found]:
+        return math.inf
+    worst = 0.0
+    for y, z in zip(expected, found, strict=True):
+        if y.numel():
+            y, z = y.double(), z.double()
+            share = (y - z).abs().max().item() / ((y.max() - y.min()).item() or 1.0)
+            worst = max(worst, math.inf if math.isnan(share) else share)
+    return worst
+
+
+def _check_opset(opset: int) -> None:
+    from onnx.defs import onnx_opset_version
+
+    if not OPSET <= opset <= onnx_opset_version():
+        raise ExportError(f"ONNX opset {opset} cannot be written: choose one from {OPSET} to {onnx_opset_version()}")
+
+
+class _staged:
+    """A folder inside the one that files go to, which is gone afterwards whatever happens."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def __enter__(self) -> Path:
+        try:
+            self.made = not self.out.exists()
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=".export-", dir=self.out))
+        except OSError as error:
+            raise ExportError(
+                f"cannot write to {str(self.out)!r} ({error.strerror}): name another folder with --out"
+            ) from error
+        return self.folder
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.made and not any(self.out.iterdir()):
+            self.out.rmdir()
+
+
+def _name_files(staging: Path, out: Path, last: list[Path]) -> list[Path]:
+    """Move files to their folder; those that are opened come last, when all that they need is there."""
+    for file in sorted(staging.iterdir(), key=lambda file: file in last):
+        os.replace(file, out / file.name)
+    return [out / path.name for path in last]
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, from the innermost exception: exporters wrap it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,70 @@
+"""From a model to a program of ``torch.export`` that serves every size."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as shapes_config
+
+__all__ = ["capture", "quiet"]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of exporters about their own code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def capture(
+    model: nn.Module, inputs: tuple[Any, ...], dynamic: tuple[int, ...] = (), min_side: int = 32
+) -> ExportedProgram:
+    """The program of a model.
+
+    Args:
+        model: In evaluation mode.
+        inputs: An example of its arguments; dimensions in ``dynamic`` are 2 or more.
+        dynamic: Dimensions of the one input that stay open: 0 for the batch, 2 and 3 for height and width.
+        min_side: Least height and width, which the program checks.
+
+    Raises:
+        ValueError: If the model fixes a dimension that should stay open.
+    """
+    shapes = ({d: Dim.AUTO for d in dynamic},) + (None,) * (len(inputs) - 1) if dynamic else None
+    # No operator is to be chosen by what a size is in the example: a side of one window, a batch of one.
+    with torch.no_grad(), quiet(), shapes_config.patch(backed_size_oblivious=True):
+        program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+    if dynamic:
+        _open_sizes(program, dynamic, min_side)
+    return program
+
+
+def _open_sizes(program: ExportedProgram, dynamic: tuple[int, ...], min_side: int) -> None:
+    """Check that sizes are open, and let the program accept them all.
+
+    The exporter notes as a condition whatever it met in the example, even where the operators it recorded are right
+    for all sizes; ``export`` compares the file with the model at other sizes instead.
+    """
+    name = program.graph_signature.user_inputs[0]
+    node = next(n for n in program.graph.nodes if n.name == name)
+    shape = node.meta["val"].shape
+    if fixed := [d for d in dynamic if isinstance(shape[d], int)]:
+        names = {0: "batch", 2: "height", 3: "width"}
+        raise ValueError(
+            f"the model fixes the {' and the '.join(names[d] for d in fixed)} of its input: export it for fixed sizes"
+        )
+    least = {str(shape[d]): 1 if d == 0 else min_side for d in dynamic}
+    for symbol, bounds in program.range_constraints.items():
+        program._range_constraints[symbol] = type(bounds)(least.get(str(symbol), 0), bounds.upper)
+    guards = [f"L['{name}'].size()[{d}] >= {min_side}" for d in dynamic if d > 0]
+    program._guards_code = guards
+
+
+def tensors(output: Any) -> tuple[Tensor, ...]:
+    """Outputs of a model as a tuple."""
+    return (output,) if isinstance(output, Tensor) else tuple(output)

@@ -1,0 +1,205 @@
+"""Every classifier as a file of every format: what runtimes compute, and what a failure leaves behind."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import backbones
+from backbones.deploy import FORMATS, ExportError, Preprocessing, export, load_export
+from backbones.deploy.export import difference
+from tests.test_models import TINY, images, tiny
+
+# One block of each kind: every block takes exporters seconds.
+SHALLOW: dict[str, dict[str, Any]] = {
+    "test_attnet": {"depths": (1, 0, 0, 1)},
+    "test_davit": {"depths": (1, 0, 0, 1)},
+    "test_dinat": {"depths": (2, 0, 0, 0)},
+    "test_dinat_s": {"depths": (2, 0, 0, 0)},
+    "test_halonet": {"depths": (1, 1, 0, 0)},
+    "test_illama": {"depths": (1,)},
+    "test_litv2": {"depths": (1, 0, 1, 0)},
+    "test_nat": {"depths": (1, 0, 0, 1)},
+    "test_sgformer": {"depths": (2, 0, 0, 1)},
+    "test_stvit": {"depths": (1, 0, 1, 0)},
+    "test_van": {"depths": (1, 0, 0, 1)},
+}
+PREPROCESSING = Preprocessing(input_size=(3, 64, 96), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_every_format_computes_what_the_model_does(name: str, tmp_path: Path) -> None:
+    """At sizes that the exporter never saw, too: smaller, larger, odd, other batches."""
+    model = tiny(name, **SHALLOW.get(name, {})).eval()
+    paths = export(model, tmp_path, name, list(FORMATS), img_size=(64, 96), preprocessing=PREPROCESSING)
+    assert {path.suffix for path in paths} == {runtime.suffix for runtime in FORMATS.values()}
+    generator = torch.Generator().manual_seed(2)
+    for size in ((1, 32, 33), (2, 77, 130), (1, 250, 321)):
+        x = torch.randn(size[0], 3, *size[1:], generator=generator)
+        with torch.no_grad():
+            expected = model(x)
+        for path in paths:
+            runtime = load_export(path)
+            assert difference([expected], runtime(x)) < model.export_tolerance, (path.suffix, size)
+            assert len(runtime.metadata["differences"]) == 3
+
+
+class Mean(nn.Module):
+    """The least model: means of channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(Mean(), nn.Linear(3, 7)).eval()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_says_how_to_use_it(format: str, linear: nn.Module, tmp_path: Path) -> None:
+    said = {"classes": [str(i) for i in range(7)], "license": "apache-2.0"}
+    (path,) = export(linear, tmp_path, "a.tag", [format], preprocessing=PREPROCESSING, metadata=said)
+    metadata = load_export(path).metadata
+    assert Preprocessing.of_config(metadata) == PREPROCESSING
+    assert metadata.items() >= said.items()
+    assert metadata["dynamic"] == ["batch", "height", "width"]
+    assert len(metadata["weights_sha256"]) == 64 and metadata["input"] == "rescaled by mean and std"
+    assert all(value < 1e-4 for value in metadata["differences"].values())
+    json.dumps(metadata)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rescaling_inside_the_file(format: str, linear: nn.Module, tmp_path: Path) -> None:
+    (path,) = export(linear, tmp_path, "linear", [format], preprocessing=PREPROCESSING, rescale=True)
+    pixels = 255 * torch.rand(2, 3, 40, 50)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (PREPROCESSING.mean, PREPROCESSING.std))
+    with torch.no_grad():
+        expected = linear((pixels / 255 - mean) / std)
+    torch.testing.assert_close(load_export(path)(pixels)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_fixed_sizes(format: str, linear: nn.Module, tmp_path: Path) -> None:
+    (path,) = export(linear, tmp_path, "linear", [format], img_size=(40, 50), batch=1, dynamic_size=False)
+    runtime = load_export(path)
+    assert list(runtime.metadata["differences"]) == ["1 x 40 x 50"]
+    runtime(torch.randn(1, 3, 40, 50))
+    with pytest.raises(Exception):  # noqa: B017 (each runtime has its own type)
+        runtime(torch.randn(2, 3, 40, 60))
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_half_weights(format: str, tmp_path: Path) -> None:
+    model = nn.Sequential(Mean(), nn.Linear(3, 512), nn.Linear(512, 512)).eval()
+    sizes = {}
+    for half in (False, True):
+        (path,) = export(model, tmp_path / str(half), "wide", [format], half=half)
+        sizes[half] = sum(file.stat().st_size for file in path.parent.iterdir())
+        assert load_export(path)(images())[0].dtype == torch.float32
+    assert sizes[True] < 0.6 * sizes[False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ["tflite"]}, "'tflite' is none of onnx, openvino, pt2"),
+        ({"img_size": (31, 64)}, "31 x 64 pixels are below 32 x 32"),
+        ({"batch": 0}, "one image or more, not 0"),
+        ({"opset": 17}, "opset 17 cannot be written: choose one from 18 to"),
+        ({"opset": 99}, "opset 99 cannot be written: choose one from 18 to"),
+        ({"rescale": True}, "needs the mean"),
+        ({"formats": ["pt2"], "half": True}, "no half weights"),
+    ],
+)
+def test_mistakes_leave_nothing(options: dict, message: str, linear: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message) as caught:
+        export(linear, tmp_path / "out", "linear", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+class Wrong(nn.Module):
+    """Computes something else while it is exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) + (1e-3 * x.amax((2, 3)) if torch.compiler.is_compiling() else 0)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_computes_something_else_gets_no_name(format: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ExportError, match=r"differs from the model by .* more than 1e-04: no file was written"):
+        export(Wrong(), tmp_path, "wrong", [format])
+    assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+class Fixed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) * (2 if x.shape[3] == 224 else 3)
+
+
+class Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+
+def test_a_size_that_the_model_fixes_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="fixes the width of its input|differs from the model") as caught:
+        export(Fixed(), tmp_path, "fixed")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_the_exporter_refuses_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="branch cannot be exported: ") as caught:
+        export(Branch(), tmp_path, "branch")
+    assert "\n" not in str(caught.value) and not os.listdir(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(linear: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match=r"cannot write to .*name another folder with --out"):
+        export(linear, tmp_path / "file" / "out", "linear", ["pt2"])
+
+
+@pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_a_missing_runtime_is_named_with_its_remedy(
+    format: str, package: str, linear: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(ExportError, match=rf"need {package}: pip install 'efficient-backbones\[export\]'"):
+        export(linear, tmp_path, "linear", [format])
+    assert not os.listdir(tmp_path)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no exported file"):
+        load_export(tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match="not an exported file"):
+        load_export(tmp_path / "a.txt")
+    for suffix in (runtime.suffix for runtime in FORMATS.values()):
+        (tmp_path / f"cut{suffix}").write_bytes(b"PK nothing")
+        with pytest.raises(ValueError, match="cannot be loaded: ") as caught:
+            load_export(tmp_path / f"cut{suffix}")
+        assert "\n" not in str(caught.value)
+
+
+def test_ties_are_sorted_as_in_the_model(tmp_path: Path) -> None:
+    class Order(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sort((x[:, 0].flatten(1) > 0).float(), dim=1, stable=True)[1]
+
+    for path in export(Order(), tmp_path, "order", ["onnx", "openvino"], img_size=(40, 50)):
+        x = images(33, 70)
+        assert torch.equal(load_export(path)(x)[0], Order()(x))
+
+
+def test_all_models_state_how_far_files_may_be_off() -> None:
+    wide = {name for name in TINY if backbones.create_model(name, device="meta").export_tolerance > 1e-4}
+    assert wide == {"test_sgformer"}  # which sorts
