@@ -20,7 +20,6 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "test_davit": {"depths": (1, 0, 0, 1)},
     "test_dinat": {"depths": (2, 0, 0, 0)},
     "test_dinat_s": {"depths": (2, 0, 0, 0)},
-    "test_halonet": {"depths": (1, 1, 0, 0)},
     "test_illama": {"depths": (1,)},
     "test_litv2": {"depths": (1, 0, 1, 0)},
     "test_nat": {"depths": (1, 0, 0, 1)},
