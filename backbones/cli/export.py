@@ -117,7 +117,7 @@ def _trained(checkpoint: str, config: str, origin: dict[str, Any]) -> Source:
     from backbones.cli.predict import load_mm
 
     trained = load_mm(config, checkpoint, "cpu")
-    backbone = getattr(trained.net, "backbone", None)
+    backbone: Any = getattr(trained.net, "backbone", None)
     if not trained.is_classifier or getattr(backbone, "out_indices", ()) is not None:
         raise ValueError(
             f"{config} trains a {type(trained.net).__name__}: of configs, classifiers whose backbone has "

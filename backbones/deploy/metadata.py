@@ -34,8 +34,9 @@ class Preprocessing:
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> "Preprocessing":
         """From timm's ``resolve_data_config``, or from a file's metadata: other entries are left out."""
-        values = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        values: dict[str, Any] = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
+        lists: dict[str, Any] = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
+        return cls(**values | lists)
 
     def transform(self, rescale: bool = True) -> Any:
         """Transform of a PIL image to the model's input (C, H, W).
