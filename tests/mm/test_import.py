@@ -27,7 +27,8 @@ def registered_by(module: str, cwd) -> tuple[list[str], list[str]]:
 
 
 def test_the_adaptor_comes_without_what_trains(tmp_path):
-    assert registered_by("backbones.mm", tmp_path) == [["LayerDecayConstructor", "SoftMaskHook", "ZooBackbone"], []]
+    adaptor = ["HeadBalanceHook", "LayerDecayConstructor", "SoftMaskHook", "ZooBackbone"]
+    assert registered_by("backbones.mm", tmp_path) == [adaptor, []]
 
 
 def test_training_brings_both(tmp_path):
