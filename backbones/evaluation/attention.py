@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from backbones.layers import (
+    AggregatedAttention,
     CausalRopeAttention,
     ChannelGroupAttention,
+    GlobalCosineAttention,
     HaloAttention,
     HiLoAttention,
     HybridAttention,
@@ -31,6 +33,7 @@ from backbones.layers import (
     SuperTokenAttention,
     WindowAttention,
 )
+from backbones.layers.adaptive_pool import adaptive_bins
 from backbones.layers.functional import neighborhood_tiles, pad_to_multiple, window_partition
 
 __all__ = ["PixelAttention", "Visit", "attention_maps", "mask_head", "record", "rollout"]
@@ -325,6 +328,23 @@ def _neighborhood(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
     return [_make(visit, "neighbourhood", 0, visit.calls[0].regroup(len(keys)), queries, keys)]
 
 
+def _aggregated(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
+    """The softmax over neighbours and pooled pixels, without the weights that a query adds to its neighbours alone."""
+    (H, W), ratio = visit.size, visit.module.sr_ratio
+    tiles = neighborhood_tiles(H, W, 3, cut=True)
+    rows, columns = (adaptive_bins(side, max(side // ratio, 1), torch.device("cpu")) for side in (H, W))
+    pooled = torch.einsum("ah,bw->abhw", rows, columns).flatten(2).flatten(0, 1)  # what each pixel is of each cell
+    cell, pixel = pooled.nonzero(as_tuple=True)
+    every = torch.arange(H * W)  # keys that are pixels come first
+    cells = Links(
+        torch.cat([every, pixel]), torch.cat([every, H * W + cell]), torch.cat([torch.ones(H * W), pooled[cell, pixel]])
+    )
+    groups = len(tiles.keys)
+    keys = torch.cat([tiles.keys, H * W + torch.arange(len(pooled)).expand(groups, -1)], dim=1)
+    scores, queries = visit.calls[0].regroup(groups), tiles.queries.view(groups, -1)
+    return [_make(visit, "neighbours and pooled map", 0, scores, queries, keys, cells=cells)]
+
+
 def super_token_links(visit: Visit) -> tuple[Links, Links]:
     """How pixels belong to super tokens (for each pixel 1 in all), and what these are made of (1 for each in all)."""
     module, (H, W) = visit.module, visit.size
@@ -356,7 +376,7 @@ def _super_token(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
     return [_make(visit, "super tokens", 1, visit.calls[1], every, every, cells=cells, members=members)]
 
 
-def _lepe(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
+def _whole(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
     every = torch.arange(visit.size[0] * visit.size[1])[None]
     return [_make(visit, "whole map", 0, visit.calls[0], every, every)]
 
@@ -462,7 +482,9 @@ VIEWS: dict[type[nn.Module], View] = {
     HaloAttention: _halo,
     NeighborhoodAttention: _neighborhood,
     SuperTokenAttention: _super_token,
-    LePEAttention: _lepe,
+    LePEAttention: _whole,
+    AggregatedAttention: _aggregated,
+    GlobalCosineAttention: _whole,
     HybridAttention: _hybrid,
     SelfGuidedAttention: _self_guided,
     CausalRopeAttention: _causal,

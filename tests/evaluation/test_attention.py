@@ -21,7 +21,9 @@ from backbones.evaluation.attention import (
     rollout,
 )
 from backbones.layers import (
+    AggregatedAttention,
     CausalRopeAttention,
+    GlobalCosineAttention,
     HaloAttention,
     HiLoAttention,
     HybridAttention,
@@ -92,6 +94,25 @@ def neighborhood(x, **options):
     nn.init.zeros_(layer.qkv.bias)
     if layer.rpb is not None:
         nn.init.normal_(layer.rpb)
+    identity(layer.proj)
+    return layer, lambda: layer(x.view(1, H, W, DIM))
+
+
+def aggregated(x, sr_ratio=2):
+    layer = AggregatedAttention(DIM, HEADS, sr_ratio, pretrain_side=4)
+    layer.norm = layer.act = nn.Identity()
+    passes_on(layer.kv.weight[DIM:], HEADS)
+    nn.init.zeros_(layer.kv.bias)
+    nn.init.zeros_(layer.learnable_tokens)
+    nn.init.normal_(layer.rpb)
+    identity(layer.sr, layer.proj)
+    return layer, lambda: layer(x.view(1, H, W, DIM))
+
+
+def global_cosine(x):
+    layer = GlobalCosineAttention(DIM, HEADS, pretrain_side=4)
+    passes_on(layer.qkv.weight[2 * DIM :], HEADS)
+    nn.init.zeros_(layer.qkv.bias)
     identity(layer.proj)
     return layer, lambda: layer(x.view(1, H, W, DIM))
 
@@ -186,6 +207,9 @@ CASES = {
     "neighbourhood": lambda x: neighborhood(x, kernel_size=3),
     "neighbourhood without biases": lambda x: neighborhood(x, kernel_size=3, rel_pos_bias=False),
     "neighbourhood, larger than the map": lambda x: neighborhood(x, kernel_size=5, dilation=2),
+    "neighbours and a pooled map": aggregated,
+    "neighbours and a pixel": lambda x: aggregated(x, 8),
+    "whole map by cosines": global_cosine,
     "super tokens": super_tokens,
     "super tokens of a pixel": lambda x: super_tokens(x, 1),
     "lepe": lepe,
