@@ -19,7 +19,7 @@ def relative_positions(size: int, bins: int, device: torch.device) -> tuple[Tens
     Returns: Distances in ascending order (n,), and which of them is that of each position and bin (size, bins).
     """
     position = torch.arange(size, device=device, dtype=torch.float32)
-    centre = (adaptive_bins(size, bins, device) * position).sum(1)
+    centre = (adaptive_bins(size, bins, device) @ position[:, None])[:, 0]
     if not torch.compiler.is_compiling() and size % bins == 0:
         step, lowest, count = 1.0, -centre[-1], 2 * size - size // bins
     else:
