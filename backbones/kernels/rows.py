@@ -15,10 +15,15 @@ def sum_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     table: (N, C), index and weight: (M, k) -> (M, C)
     """
     if torch.compiler.is_compiling():  # other runtimes have no such operator
-        return (weight.unsqueeze(1) @ table[index]).squeeze(1)
+        return _plain(table, index, weight)
     if torch.is_grad_enabled() and not is_observed() and serves(table, index, weight):
         return _SumRows.apply(table, index, weight)
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
+
+
+def _plain(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """Gather, multiply and add up."""
+    return (weight.unsqueeze(1) @ table[index]).squeeze(1)
 
 
 class _SumRows(torch.autograd.Function):
@@ -40,7 +45,7 @@ class _SumRows(torch.autograd.Function):
         needs_table, _, needs_weight = ctx.needs_input_grad
         if torch.is_grad_enabled():  # gradients of gradients are wanted
             wanted = [t for t, need in ((table, needs_table), (weight, needs_weight)) if need]
-            out = (weight.unsqueeze(1) @ table[index]).squeeze(1)
+            out = _plain(table, index, weight)
             grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
             return next(grads) if needs_table else None, None, next(grads) if needs_weight else None
         rows, grad_table, grad_weight = index.reshape(-1), None, None
