@@ -77,10 +77,13 @@ def use_machine(record: Machine) -> Iterator[None]:
     """Choose kernels as on another machine. Kernels that this one lacks are replaced by the plain operator."""
     global _machine
     before, _machine = _machine, record
+    threads = torch.get_num_threads()
+    torch.set_num_threads(record.threads or threads)  # PyTorch picks kernels by it, too
     try:
         yield
     finally:
         _machine = before
+        torch.set_num_threads(threads)
 
 
 def set_fast_kernels(enabled: bool) -> None:
