@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "test_dinat": {"depths": (2, 0, 0, 1)},
     "test_dinat_s": {"depths": (2, 0, 0, 1)},
     "test_nat": {"depths": (1, 0, 0, 1)},
+    "test_nat_moh": {"depths": (0, 1, 0, 1)},
     "test_sgformer": {"depths": (2, 0, 0, 1)},
     "test_stvit": {"depths": (1, 0, 1, 0)},
 }

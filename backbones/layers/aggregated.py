@@ -12,7 +12,7 @@ from backbones.kernels import sequential
 from backbones.kernels.machine import use_fast_path
 from backbones.layers.adaptive_pool import adaptive_pool
 from backbones.layers.attention import merge_heads, split_heads
-from backbones.layers.head_gate import HeadGate
+from backbones.layers.head_gate import HeadGate, gate_heads
 from backbones.layers.log_pos_bias import LogPositionBias
 from backbones.layers.neighborhood import neighborhood_tiles, tile_attention
 from backbones.layers.tables import kept_by_size
@@ -194,9 +194,7 @@ class AggregatedAttention(CosineAttention):
         )
         y = y.unflatten(-1, (self.num_heads, self.head_dim))
         y = y + neighbor_mix(self.token_weights(q), v.unflatten(-1, (self.num_heads, self.head_dim)))
-        if self.gate is not None:
-            y = y * self.gate(x)[0].unsqueeze(-1)
-        return sequential(y.flatten(-2), self.proj)
+        return sequential(gate_heads(self.gate, x, y.flatten(-2)), self.proj)
 
 
 @register_notrace_module
@@ -233,7 +231,5 @@ class GlobalCosineAttention(CosineAttention):
         q, k = self.scaled(self.normalize(q), count), self.normalize(k)
         q, k, v = (split_heads(t, self.num_heads) for t in (q, k.to(q.dtype), v.to(q.dtype)))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.pos_bias(H, W, H, W, q), scale=1.0)
-        y = merge_heads(y).view(B, H, W, C)
-        if self.gate is not None:
-            y = (y.unflatten(-1, (self.num_heads, -1)) * self.gate(x)[0].unsqueeze(-1)).flatten(-2)
+        y = gate_heads(self.gate, x, merge_heads(y).view(B, H, W, C))
         return sequential(y, self.proj)

@@ -52,6 +52,17 @@ class HeadGate(nn.Module):
         return torch.cat([balance[..., :1] * shared, balance[..., 1:] * routed], dim=-1), routing
 
 
+def gate_heads(gate: HeadGate | None, x: Tensor, y: Tensor) -> Tensor:
+    """Weigh what the heads of an attention give by the gates of its input; without a gate, nothing is done.
+
+    x: (..., dim), y: (..., nh * d) -> (..., nh * d)
+    """
+    if gate is None:
+        return y
+    gates, _ = gate(x)
+    return (y.unflatten(-1, (gates.shape[-1], -1)) * gates.unsqueeze(-1)).flatten(-2)
+
+
 def balance_loss(gates: Tensor, routing: Tensor) -> Tensor:
     """How unequally the tokens use the routed heads: ``top_k`` if equally, more if not (a scalar).
 

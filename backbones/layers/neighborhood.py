@@ -8,6 +8,7 @@ from timm.layers import register_notrace_function, register_notrace_module, trun
 from torch import Tensor, nn
 
 from backbones.kernels import sequential, tiled_attention
+from backbones.layers.head_gate import HeadGate, gate_heads
 from backbones.layers.tables import kept_by_size
 from backbones.layers.window import crop
 
@@ -223,6 +224,7 @@ class NeighborhoodAttention(nn.Module):
         kernel_size: Side of the neighbourhood, in pixels; odd.
         dilation: Pixels between neighbours.
         rel_pos_bias: Whether there is a table of biases.
+        gate: ``HeadGate`` whose gates multiply the heads, or None.
 
     Raises:
         ValueError: If ``dim`` is not a multiple of ``num_heads``, ``kernel_size`` not odd, or ``dilation`` below 1.
@@ -235,6 +237,7 @@ class NeighborhoodAttention(nn.Module):
         kernel_size: int = 7,
         dilation: int = 1,
         rel_pos_bias: bool = True,
+        gate: HeadGate | None = None,
         device=None,
         dtype=None,
     ) -> None:
@@ -252,6 +255,7 @@ class NeighborhoodAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, **dd)
         side = 2 * kernel_size - 1
         self.rpb = nn.Parameter(torch.empty(num_heads, side, side, **dd)) if rel_pos_bias else None
+        self.gate = gate
         self.proj = nn.Linear(dim, dim, **dd)
         self.reset_parameters()
 
@@ -263,12 +267,14 @@ class NeighborhoodAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         _, H, W, _ = x.shape
         least = self.kernel_size * self.dilation
+        padded = x
         if torch.compiler.is_compiling():  # a branch would fix the size of a program
-            x = F.pad(x, (0, 0, 0, torch.sym_max(W, least) - W, 0, torch.sym_max(H, least) - H))
+            padded = F.pad(x, (0, 0, 0, torch.sym_max(W, least) - W, 0, torch.sym_max(H, least) - H))
         elif min(H, W) < least:
-            x = F.pad(x, (0, 0, 0, max(W, least) - W, 0, max(H, least) - H))
-        q, k, v = sequential(x, self.qkv).chunk(3, dim=-1)
+            padded = F.pad(x, (0, 0, 0, max(W, least) - W, 0, max(H, least) - H))
+        q, k, v = sequential(padded, self.qkv).chunk(3, dim=-1)
         side = 2 * self.kernel_size - 1
         table = q.new_zeros(1, side, side) if self.rpb is None else self.rpb
-        tiles = neighborhood_tiles(x.shape[1], x.shape[2], self.kernel_size, self.dilation, device=x.device)
-        return sequential(crop(tile_attention(q, k, v, self.num_heads, tiles, table), H, W), self.proj)
+        tiles = neighborhood_tiles(*padded.shape[1:3], self.kernel_size, self.dilation, device=x.device)
+        y = crop(tile_attention(q, k, v, self.num_heads, tiles, table), H, W)
+        return sequential(gate_heads(self.gate, x, y), self.proj)

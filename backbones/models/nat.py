@@ -2,7 +2,8 @@
 
 At a border the neighbourhood is shifted inside the map, never shortened. DiNAT is the same network with every other
 block dilated, so that few blocks see far; DiNAT_s puts these blocks in Swin's layout. There is no position but the
-relative one in the attention's bias.
+relative one in the attention's bias. ``heads_shared`` and ``heads_on`` let each token weigh and choose the heads, as
+in MoH (arXiv:2410.11842); no weights are published for that.
 
 Hassani, Walton, Li, Li, Shi, "Neighborhood Attention Transformer", CVPR 2023, arXiv:2204.07143.
 Hassani, Shi, "Dilated Neighborhood Attention Transformer", arXiv:2209.15001.
@@ -24,7 +25,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from backbones.kernels import sequential, to_nchw, to_nhwc
-from backbones.layers import Mlp, NeighborhoodAttention, PatchEmbed
+from backbones.layers import HeadGate, Mlp, NeighborhoodAttention, PatchEmbed
 from backbones.layers.functional import pad_to_multiple
 from backbones.models._pyramid import PyramidBackbone, Stage
 from backbones.models._registry import register_variants
@@ -58,6 +59,8 @@ class NATConfig:
     dilations: str | Dilations = "none"  # a name in DILATIONS, or those of the blocks of each stage, repeated
     mlp_ratio: float = 3
     layer_scale: bool = False
+    heads_shared: tuple[int, ...] | None = None  # mixture of heads (MoH): how many are always on, by stage
+    heads_on: tuple[int, ...] = (0, 0, 0, 0)  # how many of the others a token chooses
 
     def __post_init__(self) -> None:
         if isinstance(self.dilations, str):
@@ -129,11 +132,12 @@ class Block(nn.Module):
         mlp_ratio: float,
         layer_scale: bool,
         drop_path: float,
+        gate: HeadGate | None = None,
         **dd: Any,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, **dd)
-        self.attn = NeighborhoodAttention(dim, num_heads, kernel_size, dilation, **dd)
+        self.attn = NeighborhoodAttention(dim, num_heads, kernel_size, dilation, gate=gate, **dd)
         self.ls1 = LayerScale(dim, 1e-5, **dd) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, **dd)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd)
@@ -191,8 +195,14 @@ class NAT(PyramidBackbone):
 
     def build_stage(self, cfg: NATConfig, index: int, drop_paths: list[float], **dd: Any) -> Stage:
         dim, num_heads = cfg.embed_dims[index], cfg.num_heads[index]
+
+        def gate() -> HeadGate | None:
+            if cfg.heads_shared is None:
+                return None
+            return HeadGate(dim, num_heads, cfg.heads_shared[index], cfg.heads_on[index], **dd)
+
         blocks: list[nn.Module] = [
-            Block(dim, num_heads, cfg.kernel_size, dilation, cfg.mlp_ratio, cfg.layer_scale, rate, **dd)
+            Block(dim, num_heads, cfg.kernel_size, dilation, cfg.mlp_ratio, cfg.layer_scale, rate, gate(), **dd)
             for dilation, rate in zip(cfg.stage_dilations(index), drop_paths, strict=True)
         ]
         downsample = None if index == 0 else self.build_downsample(cfg.embed_dims[index - 1], dim, **dd)
@@ -258,6 +268,12 @@ _NAT_VARIANTS = {  # Table 1 of arXiv:2204.07143, section 4 of arXiv:2209.15001,
     "dinat_large_k11_384": NATConfig(**_LARGE, dilations="224", kernel_size=11),
     "test_nat": NATConfig(**_TEST, depths=(1, 1, 2, 1), layer_scale=True),
     "test_dinat": NATConfig(**_TEST, depths=(2, 1, 2, 1), dilations=((1, 4), (2,), (1, 2), (1,))),
+    "test_nat_moh": NATConfig(
+        **_TEST | {"num_heads": (2, 4, 4, 6)},  # two shared ones in each stage: one alone has no gate to learn
+        depths=(1, 1, 2, 1),
+        heads_shared=(2, 2, 2, 3),
+        heads_on=(0, 1, 1, 2),
+    ),
 }
 
 _S_VARIANTS = {
@@ -324,6 +340,7 @@ default_cfgs = generate_default_cfgs(
         "dinat_s_large_384.in22k": _cfg(f"{_DINAT}/imagenet22k/dinat_s_large_in22k_224.pth", **_S, **_IN22K),
         "test_nat": _cfg(**_TINY),
         "test_dinat": _cfg(**_TINY),
+        "test_nat_moh": _cfg(**_TINY),
         "test_dinat_s": _cfg(**_TINY, **_S),
     }
 )
@@ -342,6 +359,7 @@ default_cfgs = generate_default_cfgs(
     dinat_large_k11_384,
     test_nat,
     test_dinat,
+    test_nat_moh,
 ) = register_variants(NAT, _NAT_VARIANTS)
 (
     dinat_s_tiny,

@@ -95,7 +95,7 @@ def test_fused_and_explicit_attention_cost_the_same() -> None:
 
 
 # What is counted is the definition; on a CPU each tile of queries also meets keys that only its other queries see.
-TILED = ("test_dinat", "test_dinat_s", "test_moh", "test_nat", "test_transnext")
+TILED = ("test_dinat", "test_dinat_s", "test_moh", "test_nat", "test_nat_moh", "test_transnext")
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_resnet", *backbones.list_models("test_*")])

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import backbones
-from backbones.layers import NeighborhoodAttention
+from backbones.layers import HeadGate, NeighborhoodAttention
+from backbones.layers.functional import call_with_balance
 from backbones.models.nat import DILATIONS
 from backbones.weights import convert_state_dict
 from tests.reference_values import assert_matches, load_reference, official_state_dict, reference_input
 
-TINY = ("test_nat", "test_dinat", "test_dinat_s")
+TINY = ("test_nat", "test_dinat", "test_dinat_s", "test_nat_moh")
 
 
 def tiny(name: str = "test_dinat", **kwargs) -> nn.Module:
@@ -110,7 +111,8 @@ def assert_converts(checkpoint: dict[str, Tensor], model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "levels"), [("test_nat", "levels"), ("test_dinat", "levels"), ("test_dinat_s", "layers")]
+    ("name", "levels"),
+    [("test_nat", "levels"), ("test_dinat", "levels"), ("test_dinat_s", "layers"), ("test_nat_moh", "levels")],
 )
 def test_official_layout_converts_with_no_key_left(name: str, levels: str) -> None:
     model = tiny(name)
@@ -201,3 +203,20 @@ def keys(name: str) -> list[str]:
 def test_tables_of_biases_are_not_decayed() -> None:
     model = tiny()
     assert model.no_weight_decay() == {key for key, _ in model.named_parameters() if key.endswith("attn.rpb")} != set()
+
+
+def test_heads_are_gated_by_stage() -> None:
+    model = backbones.create_model("nat_mini", heads_shared=(2, 4, 6, 12), heads_on=(0, 0, 1, 2), device="meta")
+    gates = [[block.attn.gate for block in stage.blocks] for stage in model.stages]
+    assert all(isinstance(gate, HeadGate) for stage in gates for gate in stage)
+    assert [(stage[0].shared, stage[0].top_k) for stage in gates] == [(2, 0), (4, 0), (6, 1), (12, 2)]
+    assert not any(isinstance(m, HeadGate) for m in backbones.create_model("nat_mini", device="meta").modules())
+
+
+def test_the_balance_comes_with_the_logits() -> None:
+    model, x = tiny("test_nat_moh"), torch.randn(2, 3, 64, 64)
+    logits, balance = call_with_balance(model, x)
+    torch.testing.assert_close(logits, model(x))
+    balance.backward()
+    gates = {key: p for key, p in model.named_parameters() if key.endswith("gate.wg.weight")}
+    assert gates and any(p.grad is not None and p.grad.any() for p in gates.values())

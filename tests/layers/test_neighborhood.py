@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backbones.kernels import set_fast_kernels
 from backbones.kernels import tiles as tiles_file
-from backbones.layers import NeighborhoodAttention
+from backbones.layers import HeadGate, NeighborhoodAttention
 from backbones.layers.functional import neighborhood_tiles, tile_attention
 
 
@@ -24,6 +24,7 @@ def window(i: int, length: int, k: int, d: int) -> list[tuple[int, int]]:
 def slow_attention(m: NeighborhoodAttention, x: Tensor) -> Tensor:
     """One query at a time. x: (H, W, C) -> (H, W, C)"""
     (height, width, _), k, d = x.shape, m.kernel_size, m.dilation
+    gates = 1 if m.gate is None else m.gate(x)[0].unsqueeze(-1)
     x = F.pad(x, (0, 0, 0, max(0, k * d - width), 0, max(0, k * d - height)))
     q, key, v = m.qkv(x).unflatten(2, (3, m.num_heads, -1)).unbind(2)
     out = torch.zeros(height, width, *q.shape[2:], dtype=x.dtype)
@@ -35,7 +36,7 @@ def slow_attention(m: NeighborhoodAttention, x: Tensor) -> Tensor:
                 logits = [logit + m.rpb[:, i, j] for logit, (_, _, i, j) in zip(logits, near, strict=True)]
             weights = torch.stack(logits).softmax(0)[..., None]
             out[y, z] = (weights * torch.stack([v[a, b] for a, b, _, _ in near])).sum(0)
-    return m.proj(out.flatten(2))
+    return m.proj((gates * out).flatten(2))
 
 
 def layer(*args, **kwargs) -> NeighborhoodAttention:
@@ -73,6 +74,15 @@ def test_equals_loops(
     size: tuple[int, int], kernel_size: int, dilation: int, rel_pos_bias: bool, kernels: bool
 ) -> None:
     m = layer(kernel_size, dilation, rel_pos_bias)
+    x = torch.randn(2, *size, 8)
+    with torch.no_grad():
+        expected = torch.stack([slow_attention(m, image) for image in x])
+        torch.testing.assert_close(m(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(9, 7), (4, 3)])  # the second is padded, and its padding has no gates
+def test_gates_multiply_the_heads(size: tuple[int, int], kernels: bool) -> None:
+    m = layer(3, 2, gate=HeadGate(8, 2, shared=1, top_k=1))
     x = torch.randn(2, *size, 8)
     with torch.no_grad():
         expected = torch.stack([slow_attention(m, image) for image in x])

@@ -20,10 +20,11 @@ def classifier(name: str) -> nn.Module:
     return MODELS.build(dict(type="ImageClassifier", backbone=backbone, head=dict(type="ClsHead")))
 
 
-def test_balance_is_a_loss_while_training() -> None:
+@pytest.mark.parametrize("name", ["test_moh", "test_nat_moh"])
+def test_balance_is_a_loss_while_training(name: str) -> None:
     from mmpretrain.structures import DataSample
 
-    model, hook = classifier("test_moh"), HeadBalanceHook(weight=0.5)
+    model, hook = classifier(name), HeadBalanceHook(weight=0.5)
     runner = SimpleNamespace(model=model)
     batch = torch.randn(2, 3, 64, 64), [DataSample().set_gt_label(i) for i in range(2)]
     plain = model.loss(*batch)
