@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from backbones.kernels import keep_freed_memory
-from backbones.kernels.machine import is_observed
+from backbones.kernels.machine import current_machine, is_observed
 from backbones.kernels.packing import pack
 from backbones.kernels.recording import record
 
@@ -29,12 +29,14 @@ class Optimized(nn.Module):
     Args:
         model: A model in evaluation mode, which becomes this one's own.
         sizes: Programs that are kept.
+        dtype: What it computes in; outputs are of the type of the first input all the same. None for the model's.
     """
 
-    def __init__(self, model: nn.Module, sizes: int = 4) -> None:
+    def __init__(self, model: nn.Module, sizes: int = 4, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False).to(dtype=dtype)
         self.sizes = sizes
+        self.dtype = dtype
         self.training = False
         self._programs: OrderedDict[Any, Callable] = OrderedDict()
 
@@ -63,7 +65,7 @@ class Optimized(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         if is_observed() or not all(type(x) is Tensor and x.device.type == "cpu" for x in inputs):
-            return self.model(*inputs)
+            return self._run(*inputs)
         key = tuple((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
         with torch.inference_mode():
             program = self._programs.get(key)
@@ -74,19 +76,26 @@ class Optimized(nn.Module):
                 self._programs.popitem(last=False)
             return result
 
+    def _run(self, *inputs: Tensor) -> Any:
+        """What is recorded: the model, in ``dtype``."""
+        if self.dtype is None:
+            return self.model(*inputs)
+        outputs = self.model(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
+        return tree_map(lambda y: y.to(inputs[0].dtype) if isinstance(y, Tensor) else y, outputs)
+
     def _make(self, inputs: tuple[Tensor, ...]) -> tuple[Callable, Any]:
         """A program for such inputs, and what the model returns for these."""
-        program, result, unflatten = record(self.model, inputs)
+        program, result, unflatten = record(self._run, inputs)
         pack(program)
         run = program.compile()
         outputs = run(*inputs)
         for found, expected in zip(outputs, tree_leaves(result), strict=True):
             if found.shape != expected.shape or found.stride() != expected.stride():
-                return self.model, result  # kernels of another version
+                return self._run, result  # kernels of another version
         return lambda *inputs: unflatten(run(*inputs)), result
 
 
-def optimize(model: nn.Module, keep_memory: bool = False) -> Optimized:
+def optimize(model: nn.Module, keep_memory: bool = False, dtype: torch.dtype | None = None) -> Optimized:
     """A copy of a model for inference on a CPU.
 
     Batch norms, layer scales, activations, residuals and gates are folded into the layers beside them, weights are
@@ -96,19 +105,25 @@ def optimize(model: nn.Module, keep_memory: bool = False) -> Optimized:
     Args:
         model: In evaluation mode, on a CPU, without hooks and adapters.
         keep_memory: Let the process keep freed memory (``backbones.kernels.keep_freed_memory``), for the whole process.
+        dtype: ``torch.bfloat16`` computes in that type, two to three times as fast on CPUs with AVX512-BF16 or AMX;
+            inputs and outputs stay what they are. None for the model's own.
 
     Raises:
         ValueError: If the model trains, is elsewhere than on a CPU, or carries hooks, adapters, replaced forwards or
-            weights that something computes.
+            weights that something computes; if ``dtype`` is another type, or this CPU has no kernels for it.
 
     Example:
         >>> fast = backbones.optimize(backbones.create_model("van_b0").eval())
         >>> logits = fast(torch.randn(1, 3, 224, 224))
     """
     _check(model)
+    if dtype not in (None, torch.float32, torch.bfloat16):
+        raise ValueError(f"a model is optimized for torch.float32 or torch.bfloat16, not {dtype}")
+    if dtype == torch.bfloat16 and not current_machine().bfloat16:
+        raise ValueError("this CPU has no kernels for bfloat16 (AVX512-BF16 or AMX): optimize for torch.float32")
     if keep_memory:
         keep_freed_memory()
-    return Optimized(copy.deepcopy(model))
+    return Optimized(copy.deepcopy(model), dtype=dtype)
 
 
 def _check(model: nn.Module) -> None:

@@ -56,6 +56,23 @@ def test_optimized_is_the_model(name: str) -> None:
         assert torch.equal(value, before[key])
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_bfloat16_is_as_near_as_the_model_in_bfloat16(name: str) -> None:
+    """Norms folded into weights round no more than norms that are computed: 2 % of the spread, or what eager loses."""
+    model = _model(name)
+    inputs = _inputs(model, 2, 64, 96)
+    with torch.inference_mode(), use_machine(Machine(vendor="GenuineIntel", avx512=True, bfloat16=True)):
+        fast = backbones.optimize(model, dtype=torch.bfloat16)
+        fast(*inputs)  # records
+        found, expected = fast(*inputs), model(*inputs)
+        rounded = copy.deepcopy(model).bfloat16()(*(x.bfloat16() if x.is_floating_point() else x for x in inputs))
+    assert found.dtype == torch.float32
+    assert fast._programs and fast._run not in fast._programs.values()
+    spread = (expected.max() - expected.min()).item()
+    error, eager_error = ((y - expected).abs().max().item() / spread for y in (found, rounded.float()))
+    assert error <= max(0.02, 1.5 * eager_error)
+
+
 @pytest.mark.parametrize("name", [name for name in TINY if name != "test_ptdit"])
 def test_every_layer_is_packed(name: str) -> None:
     """No convolution and no linear layer with weights of the model's is left to PyTorch."""
@@ -190,6 +207,13 @@ def test_refused_for_what_it_is() -> None:
         backbones.optimize(fast)
     with pytest.raises(RuntimeError, match="cannot be trained"):
         fast.train()
+    with pytest.raises(ValueError, match=r"torch.float32 or torch.bfloat16, not torch.float16"):
+        backbones.optimize(_model("test_van"), dtype=torch.float16)
+    with (
+        use_machine(Machine(vendor="GenuineIntel", avx512=True)),
+        pytest.raises(ValueError, match="no kernels for bfloat16"),
+    ):
+        backbones.optimize(_model("test_van"), dtype=torch.bfloat16)
 
 
 class _Restless(nn.Module):

@@ -4,6 +4,7 @@ Blocks take ``sequential`` and the few operations below, each with an equal plai
 gradient modes or hooks: ``machine.py`` says how a choice is made, ``planner.py`` what is fused.
 """
 
+from backbones.kernels.attention import fused_attention
 from backbones.kernels.deformable import deformable_conv
 from backbones.kernels.dynamic_conv import dynamic_depthwise
 from backbones.kernels.halo import halo_attention
@@ -17,12 +18,13 @@ from backbones.kernels.tiles import tiled_attention
 __all__ = [
     "Machine",
     "by_images",
+    "current_machine",
     "deformable_conv",
     "dynamic_depthwise",
+    "fused_attention",
     "gated",
     "halo_attention",
     "keep_freed_memory",
-    "current_machine",
     "matmul",
     "register_layer",
     "sequential",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.kernels.machine import use_fast_path
+from backbones.kernels.machine import in_float32, use_fast_path
 
 _LOG2_E = 1 / math.log(2)
 _CHUNK = 2**20  # logits at a time: 4 MiB, which stay in the CPU's cache
@@ -34,8 +34,9 @@ def halo_attention(
         halo_size: Pixels around a block that belong to its neighbourhood.
     """
     sizes = num_heads, block_size, halo_size
-    run = _BlockedAttention.apply if use_fast_path(q, kv) else _plain
-    return run(q, kv, height, width, *sizes)
+    if not use_fast_path(q, kv):
+        return _plain(q, kv, height, width, *sizes)
+    return in_float32(lambda *tensors: _BlockedAttention.apply(*tensors, *sizes), q, kv, height, width)
 
 
 def _blocks(x: Tensor, side: int, num_heads: int) -> Tensor:
@@ -155,6 +156,7 @@ class _BlockedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @torch.autocast("cpu", enabled=False)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, kv, height, width, out, log_total = ctx.saved_tensors
         num_heads, block_size, halo_size = ctx.sizes

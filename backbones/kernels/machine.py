@@ -6,7 +6,7 @@ branches of any CPU by putting another record in its place (``use_machine``).
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,5 +145,12 @@ def computes_in(x: Tensor, *dtypes: torch.dtype) -> bool:
 
 
 def use_fast_path(*tensors: Tensor) -> bool:
-    """Whether an operation with a fast path of its own, in float32, takes it for these tensors."""
-    return not is_observed() and serves(*tensors) and computes_in(tensors[0], torch.float32)
+    """Whether an operation with a fast path of its own, in float32 and bfloat16, takes it for these tensors."""
+    return not is_observed() and serves(*tensors) and computes_in(tensors[0], torch.float32, torch.bfloat16)
+
+
+def in_float32(fn: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``fn`` of these tensors, bfloat16 as float32 and autocast off; the result is of the type it would have been."""
+    dtype = compute_dtype(tensors[0])
+    with torch.autocast("cpu", enabled=False):
+        return fn(*(t.float() if t.dtype == torch.bfloat16 else t for t in tensors)).to(dtype)

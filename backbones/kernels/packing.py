@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from backbones.kernels.convolution import _convolution_pointwise
-from backbones.kernels.machine import current_machine
+from backbones.kernels.machine import HERE, current_machine
 from backbones.kernels.recording import Layout, Program
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
@@ -26,6 +26,7 @@ class Layer:
     """A convolution with constant weights, not yet emitted.
 
     Its node is a ``_unpacked`` of its input, (B, C, H, W) and channels-last, and of the other operand of ``binary``.
+    Its weights are float32, whatever it computes in.
     """
 
     weight: Tensor
@@ -64,6 +65,9 @@ class _Packer:
         self.program = program
         self.layers: dict[fx.Node, Layer] = {}
         self.packed: dict[Any, tuple[fx.Node, Tensor]] = {}  # and what was packed, so that its address stays its own
+        self.dtypes = (
+            [torch.float32, torch.bfloat16] if current_machine().bfloat16 and HERE.bfloat16 else [torch.float32]
+        )
 
     def run(self) -> None:
         self.ahead = set(self.program.mutated.values())  # operators that are still to write somewhere
@@ -75,6 +79,10 @@ class _Packer:
             if node in self.layers and node.users:
                 self.emit(node, self.layers[node])
         self.program.graph.eliminate_dead_code()
+
+    def packs(self, dtype: torch.dtype, weight_dtype: torch.dtype) -> bool:
+        """Whether oneDNN has packed layers of this type here."""
+        return dtype == weight_dtype and dtype in self.dtypes
 
     # Which nodes are layers, and what is folded into them ---------------------------------------------------------
 
@@ -146,15 +154,15 @@ class _Packer:
         layout, image = x.meta["layout"], node.meta["layout"]
         if w is None or (bias is not None and b is None) or w.ndim != 4 or isinstance(padding, str):
             return
-        if not (_is_channels_last(layout) and _is_channels_last(image)) or not layout.dtype == w.dtype == torch.float32:
+        if not (_is_channels_last(layout) and _is_channels_last(image)) or not self.packs(layout.dtype, w.dtype):
             return
         pad, step, spread = ((v[0], v[-1]) for v in (padding, stride, dilation))
-        layer = Layer(w, b, pad, step, spread, groups, act)
+        layer = Layer(w.float(), None if b is None else b.float(), pad, step, spread, groups, act)
         self.put(node, layer, image, x)
 
     def linear(self, node: fx.Node, x: fx.Node, w: Tensor | None, b: Tensor | None) -> None:
         layout, out = x.meta["layout"], node.meta["layout"]
-        if w is None or w.ndim != 2 or not layout.dtype == w.dtype == torch.float32 or 0 in layout.shape:
+        if w is None or w.ndim != 2 or not self.packs(layout.dtype, w.dtype) or 0 in layout.shape:
             return
         rows, width = math.prod(layout.shape[:-1]), layout.shape[-1]
         if not _is_contiguous(layout):
@@ -165,7 +173,7 @@ class _Packer:
             node, layout.root, (1, width, rows, 1), (rows * width, 1, width, width), layout.offset
         )
         result = Layout(node, (1, len(w), rows, 1), (rows * len(w), 1, len(w), len(w)), 0, out.dtype)
-        self.put(node, Layer(w[:, :, None, None], b), result, image)
+        self.put(node, Layer(w[:, :, None, None].float(), None if b is None else b.float()), result, image)
 
     def product(self, node: fx.Node, x: fx.Node, matrix: Tensor | None) -> None:
         if matrix is not None and matrix.ndim == 2:
@@ -205,7 +213,7 @@ class _Packer:
             return
         for x, other in ((b, a), (a, b)):
             found = self.layer_of(x, out)
-            if found and found[1].plain and _same_place(other.meta["layout"], out) and out.dtype == torch.float32:
+            if found and found[1].plain and _same_place(other.meta["layout"], out):
                 return self.put_binary(node, kind, *found, other)
 
     def put_binary(self, node: fx.Node, kind: str, root: fx.Node, layer: Layer, other: fx.Node) -> None:
@@ -219,7 +227,7 @@ class _Packer:
 
     def norm(self, node: fx.Node, x: fx.Node, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> None:
         """A batch norm in evaluation: into the layer before it, or into all 1x1 convolutions after it."""
-        w, b, m, v = map(self.value, (weight, bias, mean, var))
+        w, b, m, v = (t if t is None else t.float() for t in map(self.value, (weight, bias, mean, var)))
         if m is None or v is None:
             return
         scale = (v + eps).rsqrt() * (1 if w is None else w)
@@ -247,14 +255,15 @@ class _Packer:
     def emit(self, node: fx.Node, layer: Layer) -> None:
         x, layer = self.with_norm_before(node, layer)
         geometry = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
-        shape, weight = x.meta["layout"].shape, layer.weight
+        shape, dtype = x.meta["layout"].shape, x.meta["layout"].dtype
+        weight = layer.weight.to(dtype)
         key = (weight.data_ptr(), weight.shape, weight.stride(), shape, layer.padding, layer.stride, layer.dilation)
         if key not in self.packed:
             assert _reorder_weight is not None
             ready = weight.contiguous(memory_format=torch.channels_last)
             self.packed[key] = self.program.packed(_reorder_weight(ready, *geometry, list(shape))), weight
         packed = self.packed[key][0]
-        bias = None if layer.bias is None else self.program.constant(layer.bias.contiguous())
+        bias = None if layer.bias is None else self.program.constant(layer.bias.to(dtype).contiguous())
         if layer.binary:
             op = mkldnn._convolution_pointwise.binary
             args: tuple = (x, node.args[1], packed, bias, *geometry, layer.binary, 1.0, None, [], None)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.kernels.machine import use_fast_path
+from backbones.kernels.machine import in_float32, use_fast_path
 
 _CHUNK = 2**17  # logits at a time in the backward pass: 0.5 MiB, which stay in the cache
 
@@ -37,8 +37,10 @@ def tiled_attention(
         num_heads: Heads, nh.
         scale: Of the logits.
     """
-    run = _ImageByImage.apply if use_fast_path(q, k, v) else _plain
-    return run(q, k, v, bias, queries, keys, places, num_heads, scale)
+    options = queries, keys, places, num_heads, scale
+    if not use_fast_path(q, k, v):
+        return _plain(q, k, v, bias, *options)
+    return in_float32(lambda *tensors: _ImageByImage.apply(*tensors, *options), q, k, v, bias)
 
 
 def _plain(
@@ -99,6 +101,7 @@ class _ImageByImage(torch.autograd.Function):
         ctx.options = num_heads, scale
 
     @staticmethod
+    @torch.autocast("cpu", enabled=False)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients are wanted

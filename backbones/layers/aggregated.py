@@ -9,7 +9,7 @@ from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
 from backbones.kernels import sequential
-from backbones.kernels.machine import use_fast_path
+from backbones.kernels.machine import in_float32, use_fast_path
 from backbones.layers.adaptive_pool import adaptive_pool
 from backbones.layers.attention import merge_heads, split_heads
 from backbones.layers.head_gate import HeadGate, gate_heads
@@ -78,7 +78,7 @@ def neighbor_mix(weights: Tensor, v: Tensor) -> Tensor:
 
     weights: (B, H, W, nh, 9), v: (B, H, W, nh, d) -> (B, H, W, nh, d)
     """
-    return _NeighborMix.apply(weights, v) if use_fast_path(v, weights) else _plain_mix(weights, v)
+    return in_float32(_NeighborMix.apply, weights, v) if use_fast_path(v, weights) else _plain_mix(weights, v)
 
 
 class CosineAttention(nn.Module):

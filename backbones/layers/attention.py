@@ -1,7 +1,8 @@
 """The single call to fused attention, and the split into heads around it."""
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from backbones.kernels import fused_attention
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -20,7 +21,7 @@ def attend_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) ->
 
     q: (B, nh, N, d), k: (B, nh, M, d), v: (B, nh, M, d_v), bias: (B, nh, N, M) -> (B, nh, N, d_v)
     """
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return fused_attention(q, k, v, bias)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:

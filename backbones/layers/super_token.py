@@ -6,7 +6,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from backbones.kernels import sequential
-from backbones.layers.attention import merge_heads
+from backbones.layers.attention import attend_heads, merge_heads
 from backbones.layers.window import crop, pad_to_multiple, window_partition, window_unpartition
 
 
@@ -80,7 +80,7 @@ class SuperTokenAttention(nn.Module):
         B, H, W, C = x.shape
         qkv = sequential(x, self.qkv).view(B, H * W, self.num_heads, 3, C // self.num_heads)
         q, k, v = qkv.transpose(1, 2).unbind(3)  # (B, nh, N, d)
-        x = merge_heads(F.scaled_dot_product_attention(q, k, v)).view(B, H, W, C)
+        x = merge_heads(attend_heads(q, k, v)).view(B, H, W, C)
         return sequential(x, self.proj)
 
     def associate(self, cells: Tensor, grid_h: int, grid_w: int) -> Tensor:
