@@ -9,12 +9,8 @@ from torch import Tensor, nn
 
 from backbones.kernels import sequential, tiled_attention
 from backbones.layers.head_gate import HeadGate, gate_heads
-from backbones.layers.tables import kept_by_size
+from backbones.layers.tables import is_traced, kept_by_size
 from backbones.layers.window import crop
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _tile_side(length: int, kernel_size: int) -> int:
@@ -74,7 +70,7 @@ def _axis(
     most = (length + dilation - 1) // dilation  # pixels of a residue class; the last classes may have one less
     if device.type == "meta":  # shapes are all that is asked for, so they are those of the definition, and cost as much
         side, keys, tiles = 1, k, most
-    elif _is_traced():  # one program for all sizes: as many keys whatever the size, and two tiles or more
+    elif is_traced():  # one program for all sizes: as many keys whatever the size, and two tiles or more
         side, keys, tiles = k, 2 * k - 1, most // k + 1
     else:
         side = _tile_side(most, k)
@@ -120,7 +116,7 @@ def _tiles(H: int, W: int, kernel_size: int, dilation: int, cut: bool, device: t
     tile = (place_y // T_y)[:, None] * query_x.shape[0] + place_x // T_x
     places = (tile * T_y + (place_y % T_y)[:, None]) * T_x + place_x % T_x
     kinds = None
-    if not _is_traced() and device.type != "meta":  # most tiles are alike
+    if not is_traced() and device.type != "meta":  # most tiles are alike
         (rows, kind_y), (columns, kind_x) = (t.unique(dim=0, return_inverse=True) for t in (rows, columns))
         kinds = (kind_y[:, None] * columns.shape[0] + kind_x).flatten()
     size = kernel_size if cut else 2 * kernel_size - 1
@@ -153,7 +149,7 @@ def neighborhood_tiles(
         ValueError: If the map is too small.
     """
     least = dilation if cut else kernel_size * dilation
-    if not _is_traced() and min(H, W) < least:
+    if not is_traced() and min(H, W) < least:
         raise ValueError(f"a map of {H} x {W} pixels is too small, its sides must be at least {least}: pad it")
     return _tiles(H, W, kernel_size, dilation, cut, device or torch.device("cpu"))
 
