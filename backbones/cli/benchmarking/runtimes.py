@@ -1,0 +1,58 @@
+"""What runs a model: PyTorch in three ways, and runtimes that load an exported file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import backbones
+from backbones.deploy import FORMATS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """One way to run a model.
+
+    Attributes:
+        make: Model -> what computes its outputs; None for a runtime that loads a file.
+        format: Of the file, a key of ``backbones.deploy.FORMATS``.
+        trains: Whether gradients come through it.
+        dtypes: In which it runs.
+        anywhere: Whether it runs on other devices than a CPU, too.
+    """
+
+    make: Callable[[nn.Module], Callable[..., Any]] | None = None
+    format: str | None = None
+    trains: bool = False
+    dtypes: tuple[str, ...] = ("float32",)
+    anywhere: bool = False
+
+
+_BOTH = ("float32", "bfloat16")
+RUNTIMES = {
+    "eager": Runtime(make=lambda model: model, trains=True, dtypes=_BOTH, anywhere=True),
+    "optimized": Runtime(make=lambda model: backbones.optimize(model)),
+    "compile": Runtime(make=torch.compile, trains=True, dtypes=_BOTH, anywhere=True),
+    "onnxruntime": Runtime(format="onnx"),
+    "openvino": Runtime(format="openvino"),  # which backbones.deploy tells to compute in float32
+}
+
+
+def check_runtime(name: str, dtype: str, device: str) -> None:
+    """Check that a runtime is installed and can do what is asked.
+
+    Raises:
+        ValueError: If it cannot, or a package is missing, with the command that installs it.
+    """
+    runtime = RUNTIMES[name]
+    if dtype not in runtime.dtypes:
+        raise ValueError(f"{name} runs in {' or '.join(runtime.dtypes)}, not in {dtype}: leave out one of the two")
+    if torch.device(device).type != "cpu" and not runtime.anywhere:
+        raise ValueError(f"{name} runs on a CPU, not on {device}: leave out one of the two")
+    if runtime.format:
+        try:
+            FORMATS[runtime.format].require()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
