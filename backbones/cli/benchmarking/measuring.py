@@ -231,6 +231,7 @@ def _exported(
         if not file.exists() or not load_export(file).metadata.items() >= made_of.items()
     ]
     if missing:
+        Path(folder).mkdir(parents=True, exist_ok=True)
         torch.save(list(inputs), Path(folder, name + ".inputs"))
         try:  # the exporter runs once for all
             export(net, folder, name, [formats[runtime] for runtime in missing], **more)
