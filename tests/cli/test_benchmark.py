@@ -28,18 +28,14 @@ from backbones.cli.benchmarking.runtimes import RUNTIMES, check_runtime
 from backbones.cli.common import build_model
 from backbones.cli.complexity import count_model
 
-BROKEN = """
+UNEXPORTABLE = """
 import torch
 
-class Broken(torch.nn.Module):
+class Unexportable(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, x):
-        raise RuntimeError("no kernel for this")
-
-class Unexportable(Broken):
     def forward(self, x):
         if torch.compiler.is_exporting():
             raise RuntimeError("no exporter for this")
@@ -362,18 +358,18 @@ def test_cost_is_drawn_against_size(tmp_path: Path) -> None:
 def test_command_with_real_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "broken_code.py").write_text(BROKEN)
+    (tmp_path / "their_code.py").write_text(UNEXPORTABLE)
     monkeypatch.syspath_prepend(tmp_path)
-    words = "test_van broken_code:Broken broken_code:Unexportable --baseline test_convnext --img-size 64 --batch-size 1"
+    words = "test_van their_code:Unexportable --baseline test_convnext --img-size 64 --batch-size 1"
     words += " --threads 1 --runs 2 --min-time 0 --mode inference --runtime eager onnxruntime"
     exports = tmp_path / "exports"
     assert main([*words.split(), "--csv", str(tmp_path / "out.csv"), "--exports", str(exports)]) == 1
 
     captured = capsys.readouterr()
-    assert "FAILED inference: RuntimeError: no kernel for this" in captured.out
+    assert captured.out.count("  FAILED ") == 1
     assert f"torch {torch.__version__}" in captured.out and "best product of 6272 x 768 x 768" in captured.out
     rows = {(row["model"], row["runtime"]): row for row in csv.DictReader((tmp_path / "out.csv").open())}
-    names = ["test_van", "broken_code:Broken", "broken_code:Unexportable", "test_convnext"]
+    names = ["test_van", "their_code:Unexportable", "test_convnext"]
     assert list(rows) == [(name, runtime) for name in names for runtime in ("eager", "onnxruntime")]
     for runtime in ("eager", "onnxruntime"):
         row = rows["test_van", runtime]
@@ -381,8 +377,8 @@ def test_command_with_real_processes(
             assert float(row[key]) > 0, key
         assert float(row["infer_peak_mib"]) > float(row["import_mib"]) > 10
         assert row["train_ratio"] == "" and row["dtype"] == "float32" and row["threads"] == "1"
-    assert float(rows["broken_code:Unexportable", "eager"]["infer_ratio"]) > 0
-    assert "no exporter for this" in rows["broken_code:Unexportable", "onnxruntime"]["error"]
+    assert float(rows["their_code:Unexportable", "eager"]["infer_ratio"]) > 0
+    assert "no exporter for this" in rows["their_code:Unexportable", "onnxruntime"]["error"]
     assert {path.name for path in exports.glob("*.onnx")} == {
         f"{n}-64x64-1.onnx" for n in ("test_van", "test_convnext")
     }

@@ -67,7 +67,7 @@ def make_forward(candidate: Candidate, mode: str, settings: Settings) -> tuple[C
     """What computes the outputs, the inputs to call it with, and the parameters that a training step updates."""
     if candidate.file:
         runtime = load_export(candidate.file, settings.threads or torch.get_num_threads())
-        return runtime, tuple(torch.load(Path(candidate.file).with_suffix(".inputs"))), []
+        return runtime, tuple(torch.load(Path(candidate.file).with_suffix(".inputs"))["inputs"]), []
     device = torch.device(settings.device)
     memory_format = torch.channels_last if settings.layout == "channels_last" else torch.contiguous_format
     torch.manual_seed(0)
@@ -204,7 +204,7 @@ def prepare(
 
         counted, _ = count_model(model, size, activations=True)
         found |= {"macs": counted.macs, "activations": counted.activations}
-    for batch in batch_sizes:
+    for batch in batch_sizes if runtimes else ():
         name = f"{model.replace(':', '_')}-{height}x{width}-{batch}"
         files, errors = _exported(net, name, batch, size, runtimes, folder)
         found["files"] |= {f"{runtime} {batch}": file for runtime, file in files.items()}
@@ -220,19 +220,19 @@ def _exported(
     A file that is there already is used, if its weights and versions are those of now.
     """
     inputs = _example_inputs(net, batch, size)
-    made_of = {"weights_sha256": weights_hash(net), "torch": torch.__version__, "backbones": backbones.__version__}
+    made_of = {"weights_sha256": weights_hash(net), "torch": str(torch.__version__), "backbones": backbones.__version__}
     more: dict[str, Any] = {"inputs": lambda *_: inputs} if hasattr(net, "example_inputs") else {}
-    more |= {"img_size": size, "batch": batch, "dynamic_size": False, "metadata": {"backbones": backbones.__version__}}
+    more |= {"img_size": size, "batch": batch, "dynamic_size": False}
     formats = {runtime: str(RUNTIMES[runtime].format) for runtime in runtimes}
     files = {runtime: Path(folder, name + FORMATS[format].suffix) for runtime, format in formats.items()}
-    missing = [
-        runtime
-        for runtime, file in files.items()
-        if not file.exists() or not load_export(file).metadata.items() >= made_of.items()
-    ]
+    stamp = Path(folder, name + ".inputs")
+    if not stamp.exists() or torch.load(stamp)["made_of"] != made_of:
+        for written in FORMATS.values():
+            stamp.with_name(name + written.suffix).unlink(missing_ok=True)
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"made_of": made_of, "inputs": list(inputs)}, stamp)
+    missing = [runtime for runtime, file in files.items() if not file.exists()]
     if missing:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        torch.save(list(inputs), Path(folder, name + ".inputs"))
         try:  # the exporter runs once for all
             export(net, folder, name, [formats[runtime] for runtime in missing], **more)
             missing = []
