@@ -3,6 +3,7 @@
     backbones export van_b0.in1k --format onnx --out exported
     backbones export CHECKPOINT --model van_b0 --format pt2 --size 224x224
     backbones export work_dirs/NAME/epoch_20.pth --config CONFIG --format openvino --half
+    backbones export van_b0.in1k --int8 photos/
 
 The file says how images are prepared for it, and is compared with the model before it gets its name; docs/export.md has
 the rest. `backbones check-export FILE --images DIR` runs it on images.
@@ -12,7 +13,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import nn
 import backbones
 from backbones.cli.common import check_model, parse_img_size
 from backbones.deploy import FORMATS, ExportError, Preprocessing, export
+from backbones.deploy.quantization import CALIBRATION_IMAGES, DYNAMIC, calibration_images
 from backbones.deploy.runtimes import OPSET
 from backbones.weights import DownloadError, convert_checkpoint, load_checkpoint
 
@@ -183,6 +185,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=_size, default="dynamic", help="dynamic (the default), or height x width")
     parser.add_argument("--half", action="store_true", help="weights as float16")
     parser.add_argument(
+        "--int8",
+        metavar="IMAGES",
+        help="compute in eight bits: folder, file or glob pattern of calibration images, or dynamic, which needs none",
+    )
+    parser.add_argument(
+        "--int8-images",
+        type=int,
+        default=CALIBRATION_IMAGES,
+        metavar="N",
+        help=f"calibration images at most; default: {CALIBRATION_IMAGES}",
+    )
+    parser.add_argument(
         "--rescale", action="store_true", help="the file takes pixels from 0 to 255, see docs/export.md"
     )
     parser.add_argument("--opset", type=int, default=OPSET, help=f"of ONNX; default: {OPSET}")
@@ -192,17 +206,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         found = load_source(args.source, args.model, args.config, args.random_weights)
+        img_size = args.size or args.img_size or found.preprocessing.input_size[1:]
+        int8 = args.int8
+        if int8 not in (None, DYNAMIC) and not args.half:
+            sized = replace(found.preprocessing, input_size=(found.preprocessing.input_size[0], *img_size))
+            int8 = calibration_images(int8, sized, rescale=args.rescale, limit=args.int8_images)
         paths = export(
             found.model,
             args.out,
-            found.name + ("_half" if args.half else ""),
+            found.name + ("_half" if args.half else "_int8" if args.int8 else ""),
             args.format,
-            img_size=args.size or args.img_size or found.preprocessing.input_size[1:],
+            img_size=img_size,
             batch=args.batch,
             dynamic_size=args.size is None,
             preprocessing=found.preprocessing,
             rescale=args.rescale,
             half=args.half,
+            int8=int8,
             opset=args.opset,
             metadata=found.metadata(),
             report=print,

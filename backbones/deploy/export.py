@@ -14,6 +14,14 @@ from torch import Tensor, nn
 
 from backbones.deploy.metadata import Preprocessing, Rescaled, weights_hash
 from backbones.deploy.programs import capture, tensors
+from backbones.deploy.quantization import (
+    DYNAMIC,
+    INT8_TOLERANCE,
+    agreement,
+    quantize,
+    quantizer_version,
+    require_quantizer,
+)
 from backbones.deploy.runtimes import DIMENSIONS, FORMATS, OPSET
 
 __all__ = ["ExportError", "export"]
@@ -21,6 +29,7 @@ __all__ = ["ExportError", "export"]
 TOLERANCE = 1e-4  # of the spread of an output: its largest entry minus its smallest
 HALF_TOLERANCE = 2e-2
 MIN_SIDE = 32
+CALIBRATION_BATCH = 8
 Inputs = Callable[[int, int, int], tuple[Tensor, ...]]
 
 
@@ -40,6 +49,7 @@ def export(
     preprocessing: Preprocessing | None = None,
     rescale: bool = False,
     half: bool = False,
+    int8: Tensor | str | None = None,
     opset: int = OPSET,
     inputs: Inputs | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -58,6 +68,8 @@ def export(
         preprocessing: What the file says of its input.
         rescale: Let the file take pixels from 0 to 255 and subtract the mean and divide by the deviation itself.
         half: Store weights as float16.
+        int8: Compute in eight bits: calibration images (n, C, H, W) as the file takes them (``calibration_images``), or
+            "dynamic" for ranges of activations that are found while the file runs.
         opset: Of ONNX.
         inputs: (batch, height, width) -> arguments of the model, where these are more than an image.
         metadata: More for the file to say: JSON by name.
@@ -69,7 +81,8 @@ def export(
     Raises:
         ExportError: If something that was asked for does not exist, the folder cannot be written, a package is missing,
             the exporter fails, or a file's outputs differ from the model's by more than ``TOLERANCE`` of their spread
-            (``HALF_TOLERANCE``, the model's ``export_tolerance``). Nothing is left in the folder.
+            (``HALF_TOLERANCE``, the model's ``export_tolerance``), or int8 ones by more than ``INT8_TOLERANCE`` of
+            their standard deviation. Nothing is left in the folder.
     """
     for format in formats:
         if format not in FORMATS:
@@ -80,9 +93,13 @@ def export(
         raise ExportError(f"a batch has one image or more, not {batch}")
     if rescale and preprocessing is None:
         raise ExportError("rescaling inside the file needs the mean and the deviation of a preprocessing")
+    if int8 is not None:
+        _check_int8(int8, half, batch, img_size)
     try:
         for format in formats:
             FORMATS[format].require()
+            if int8 is not None:
+                require_quantizer(format)
     except ValueError as error:
         raise ExportError(str(error)) from error
     if set(formats) - {"pt2"}:
@@ -117,6 +134,10 @@ def export(
     limit = HALF_TOLERANCE if half else getattr(model, "export_tolerance", TOLERANCE)
 
     with _staged(Path(out)) as staging:
+        folder = staging
+        if int8 is not None:
+            folder = staging / "float"
+            folder.mkdir()
         try:
             program = capture(whole, samples[0], dynamic, MIN_SIDE)
         except Exception as error:  # of many types
@@ -124,7 +145,7 @@ def export(
         written = []
         for format in sorted(formats, key=list(FORMATS).index):  # OpenVINO reads what ONNX wrote
             runtime = FORMATS[format]
-            path = staging / (name + runtime.suffix)
+            path = folder / (name + runtime.suffix)
             try:
                 runtime.write(program, path, opset, dynamic, half)
                 found = [loaded(*sample) for loaded in [runtime(path)] for sample in samples]
@@ -140,7 +161,13 @@ def export(
                         f"{name} as {format} differs from the model by {worst:.1e} of its outputs' spread for a batch "
                         f"of {size} pixels, more than {limit:.0e}: no file was written"
                     )
-            written.append((runtime, path, stated | {"differences": differences}))
+            content = stated | {"differences": differences}
+            if int8 is not None:
+                source, path = path, staging / path.name
+                content |= _write_int8(format, source, path, whole, int8, samples, batch, dynamic, report)
+            written.append((runtime, path, content))
+        if int8 is not None:
+            shutil.rmtree(folder)
         for runtime, path, content in written:
             runtime.annotate(path, content)
         return _name_files(staging, Path(out), [path for _, path, _ in written])
@@ -156,6 +183,85 @@ def _sizes(img_size: tuple[int, int], batch: int | None, dynamic_size: bool) -> 
     if len(sizes) == 1 and batch is None:
         sizes = sizes * 3
     return [(b, *size) for b, size in zip(batches, sizes, strict=False)]
+
+
+def _write_int8(
+    format: str,
+    source: Path,
+    path: Path,
+    whole: nn.Module,
+    images: Tensor | str,
+    samples: Sequence[tuple[Tensor, ...]],
+    batch: int | None,
+    dynamic: tuple[int, ...],
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write ``path`` from a float file, compare it with the model, and return what its metadata says of that.
+
+    Raises:
+        ExportError: If the quantiser fails, or the file differs by more than ``INT8_TOLERANCE``.
+    """
+    model = whole.model if isinstance(whole, Rescaled) else whole
+    float_layers = tuple(getattr(model, "int8_float_layers", ()))
+    batches, trials = None, [x for x, *_ in samples]
+    if isinstance(images, Tensor):
+        count = batch or CALIBRATION_BATCH
+        batches = [x for x in images.split(count) if batch is None or len(x) == batch]
+        # at the other sizes, the same images resampled
+        resized = [nn.functional.interpolate(images[: len(x)], x.shape[2:], mode="bilinear") for x in trials[1:]]
+        trials = [*batches, *resized]
+    try:
+        quantize(format, source, path, batches, float_layers, dynamic, MIN_SIDE)
+        runtime = FORMATS[format](path)
+        found = [runtime(x) for x in trials]
+    except Exception as error:  # of many types
+        raise ExportError(f"{path.stem} cannot be quantised for {format}: {first_line(error)}") from error
+    with torch.no_grad():
+        expected = [tensors(whole(x)) for x in trials]
+    differences, errors, top1 = {}, {}, {}
+    for size in dict.fromkeys(x.shape[2:] for x in trials):
+        chosen = [i for i, x in enumerate(trials) if x.shape[2:] == size]
+        y, z = [expected[i] for i in chosen], [found[i] for i in chosen]
+        key = f"{sum(len(trials[i]) for i in chosen)} x {size[0]} x {size[1]}"
+        near = agreement(y, z)
+        differences[key] = max(map(difference, y, z))
+        errors[key], top1[key] = near.relative_error, near.top1
+        report(
+            f"{format}: int8 {key} differs by {near.relative_error:.1%} of the outputs' deviation, "
+            f"{near.top1:.0%} have the same top class"
+        )
+        if not near.relative_error <= INT8_TOLERANCE:
+            remedy = "try --int8 dynamic" if batches else "export it without --int8"
+            raise ExportError(
+                f"{path.stem} as int8 {format} differs from the model by {near.relative_error:.0%} of its outputs' "
+                f"deviation for {key} pixels, more than {INT8_TOLERANCE:.0%}: no file was written; {remedy}"
+            )
+    return {
+        "differences": differences,
+        "int8": {
+            "ranges": "dynamic" if batches is None else "static",
+            "calibration_images": sum(map(len, batches or ())),
+            "quantizer": quantizer_version(format),
+            "float_layers": list(float_layers),
+            "relative_error": errors,
+            "top1_agreement": top1,
+            "tolerance": INT8_TOLERANCE,
+        },
+    }
+
+
+def _check_int8(int8: Tensor | str, half: bool, batch: int | None, img_size: tuple[int, int]) -> None:
+    if half:
+        raise ExportError("weights are float16 or eight bits, not both: choose --half or --int8")
+    if isinstance(int8, str):
+        if int8 != DYNAMIC:
+            raise ExportError(f"int8 is {DYNAMIC!r} or calibration images, not {int8!r}")
+    elif tuple(int8.shape[2:]) != tuple(img_size):
+        raise ExportError(
+            f"calibration images are {int8.shape[2]} x {int8.shape[3]}, not {img_size[0]} x {img_size[1]}"
+        )
+    elif len(int8) < (batch or 1):
+        raise ExportError(f"a batch of {batch} images is calibrated with as many or more, not {len(int8)}")
 
 
 def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

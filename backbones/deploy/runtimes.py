@@ -4,6 +4,7 @@ A format is a row of ``FORMATS``. Its ``write`` takes a program of ``torch.expor
 the one that is opened last; ``annotate`` adds metadata to a written file; its runtime reads both.
 """
 
+import ast
 import importlib
 import json
 import os
@@ -124,6 +125,10 @@ class ONNXRuntime(Runtime):
                 if dim.HasField("dim_param"):
                     dim.dim_param = names.get(dim.dim_param, dim.dim_param)
         del model.graph.value_info[:]  # shapes in between, by other names
+        for node in model.graph.node:  # "stages.0.blocks.0.mlp.fc1/MatMul_15"
+            scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
+            if scopes:
+                node.name = f"{ast.literal_eval(scopes[0])[-2]}/{node.name.removeprefix('node_')}"
         if half:
             from onnxruntime.transformers.float16 import convert_float_to_float16
 

@@ -19,6 +19,7 @@ class Backbone(nn.Module):
     checkpoint_dims: Mapping[str, Mapping[str, int]] = {}
     checkpoint_entries: tuple[str, ...] = ENTRIES
     export_tolerance = 1e-4  # how far an exported file may differ from the model, as a share of the logits' spread
+    int8_float_layers: tuple[str, ...] = ()  # patterns of modules, "stages.*.attn.proj", that int8 files keep in float
 
     def adapt_checkpoint(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resize entries that depend on image size to the model's; called on a checkpoint already in its names."""

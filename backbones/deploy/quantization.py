@@ -1,0 +1,277 @@
+"""int8: files whose convolutions and linear layers compute in eight bits, each quantised by its format's own tool.
+
+========  =====================================  ==========================================================
+format    static                                 dynamic
+========  =====================================  ==========================================================
+onnx      ONNX Runtime's ``quantize_static``     ``quantize_dynamic``: linear layers
+openvino  NNCF's ``quantize``                    NNCF's ``compress_weights``: weights, activations stay float
+pt2       torchao's PT2E with the quantizer for  the same, linear layers
+          x86
+========  =====================================  ==========================================================
+
+Weights have a scale for each output channel. Static: each activation has one range, which calibration images give.
+Dynamic: the range is found while the file runs, and no images are needed. Layers that a family keeps in float are its
+``int8_float_layers``; products of two activations (attention) stay float everywhere.
+"""
+
+import fnmatch
+import importlib
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones.deploy.metadata import Preprocessing
+from backbones.deploy.programs import capture, quiet
+from backbones.deploy.runtimes import ONNXRuntime
+from backbones.images import find_bad_images, list_images, map_files, read_image
+
+__all__ = ["DYNAMIC", "INT8_TOLERANCE", "Agreement", "calibration_images", "quantize", "require_quantizer"]
+
+DYNAMIC = "dynamic"
+CALIBRATION_IMAGES = 128
+INT8_TOLERANCE = 0.15  # root mean square of the difference, as a share of the outputs' standard deviation
+TOOLS = {"onnx": "onnxruntime", "openvino": "nncf", "pt2": "torchao"}
+OPERATORS = ["Conv", "Gemm", "MatMul"]  # of ONNX
+
+
+def calibration_images(
+    source: str | os.PathLike, preprocessing: Preprocessing, *, rescale: bool = False, limit: int = CALIBRATION_IMAGES
+) -> Tensor:
+    """Images as a file takes them, (n, C, H, W), to find the ranges of activations.
+
+    Args:
+        source: Folder with all folders below it, image file or glob pattern; like those that are to come.
+        preprocessing: The file's.
+        rescale: Whether the file takes pixels from 0 to 255.
+        limit: Images that are read at most, at equal distances in the order of their names.
+
+    Raises:
+        FileNotFoundError: If there is no image.
+        ValueError: If ``limit`` is below 1, or one of the images cannot be read.
+    """
+    if limit < 1:
+        raise ValueError(f"calibration needs one image or more, not {limit}")
+    files = list_images(source)
+    chosen = [files[int(i)] for i in np.linspace(0, len(files) - 1, min(limit, len(files))).round()]
+    if bad := find_bad_images(chosen, progress="checking images"):
+        file, reason = next(iter(bad.items()))
+        raise ValueError(
+            f"{len(bad)} of {len(chosen)} calibration images cannot be read, repair or remove them: {file} ({reason})"
+        )
+    transform = preprocessing.transform(rescale=not rescale)
+    read = map_files(lambda file: transform(read_image(file)), chosen, progress="calibration images")
+    return torch.stack(list(read.values()))
+
+
+def require_quantizer(format: str) -> None:
+    """Check that a format's quantiser is installed.
+
+    Raises:
+        ValueError: If it is missing, with the command that installs it.
+    """
+    try:
+        importlib.import_module(TOOLS[format])
+    except ImportError as error:
+        raise ValueError(
+            f"int8 {format} files need {TOOLS[format]}: pip install 'efficient-backbones[export]'"
+        ) from error
+
+
+def quantize(
+    format: str,
+    source: Path,
+    target: Path,
+    batches: Sequence[Tensor] | None,
+    float_layers: Sequence[str] = (),
+    dynamic: tuple[int, ...] = (),
+    min_side: int = 32,
+) -> None:
+    """Write the int8 form of a float file that ``export`` has written.
+
+    Args:
+        format: Of both files.
+        source: The float file.
+        target: The int8 file.
+        batches: Calibration images (B, C, H, W); None for ranges that are found while the file runs.
+        float_layers: Patterns (``"stages.*.attn.proj"``) of modules that stay float.
+        dynamic: Dimensions that are open, and the least side where height and width are: as ``capture`` takes them.
+    """
+    with quiet(), _silent():
+        QUANTIZERS[format](source, target, batches, float_layers, dynamic, min_side)
+
+
+def quantizer_version(format: str) -> str:
+    """Name and version of the tool."""
+    return f"{TOOLS[format]} {importlib.import_module(TOOLS[format]).__version__}"
+
+
+def _onnx(
+    source: Path,
+    target: Path,
+    batches: Sequence[Tensor] | None,
+    float_layers: Sequence[str],
+    dynamic: tuple[int, ...],
+    min_side: int,
+) -> None:
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self, name: str, batches: Iterable[Tensor]) -> None:
+            self.feeds = ({name: x.numpy()} for x in batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.feeds, None)
+
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        prepared = Path(folder, target.name)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # which knows no open sizes
+        graph = onnx.load(prepared).graph
+        weights = {initializer.name for initializer in graph.initializer}
+        kept = [
+            node.name
+            for node in graph.node
+            if node.op_type in OPERATORS and (node.input[1] not in weights or _within(node.name, float_layers))
+        ]
+        options: dict[str, Any] = {
+            "per_channel": True,
+            "weight_type": QuantType.QInt8,
+            "nodes_to_exclude": kept,
+        }
+        if batches is None:  # integer convolutions would be slower than those of floats
+            options["nodes_to_exclude"] = [*kept, *(f"{name}_MatMul" for name in kept)]  # as it renames Gemm
+            quantize_dynamic(prepared, target, op_types_to_quantize=["Gemm", "MatMul"], **options)
+        else:
+            reader = Reader(graph.input[0].name, batches)
+            options |= {"activation_type": QuantType.QUInt8, "op_types_to_quantize": OPERATORS}
+            quantize_static(prepared, target, reader, **options)
+    ONNXRuntime.annotate(target, {})  # instead of the quantiser's notes
+
+
+def _openvino(
+    source: Path,
+    target: Path,
+    batches: Sequence[Tensor] | None,
+    float_layers: Sequence[str],
+    dynamic: tuple[int, ...],
+    min_side: int,
+) -> None:
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(source)
+    kept = []
+    for op in model.get_ops():
+        kind, name = op.get_type_name(), op.get_friendly_name()
+        weighted = "Convolution" in kind or (
+            kind == "MatMul" and op.input_value(1).get_node().get_type_name() == "Constant"
+        )
+        if kind != "Constant" and (not weighted or _within(name, float_layers)):
+            kept.append(name)
+    scope = nncf.IgnoredScope(names=kept, validate=False)
+    if batches is None:
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
+    else:
+        model = nncf.quantize(
+            model,
+            nncf.Dataset([x.numpy() for x in batches]),
+            subset_size=len(batches),
+            preset=nncf.QuantizationPreset.MIXED,  # activations with a zero point: those after GELU have few negatives
+            ignored_scope=scope,
+            # SmoothQuant of channels is for language models: it multiplies VAN's error by ten
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
+            ),
+        )
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def _pt2(
+    source: Path,
+    target: Path,
+    batches: Sequence[Tensor] | None,
+    float_layers: Sequence[str],
+    dynamic: tuple[int, ...],
+    min_side: int,
+) -> None:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+    program = torch.export.load(str(source))
+    example = program.example_inputs[0]
+    module = program.module()
+    quantizer = X86InductorQuantizer()
+    quantizer.set_global(get_default_x86_inductor_quantization_config(is_dynamic=batches is None))
+    stacks = [node.meta.get("nn_module_stack", {}).values() for node in module.graph.nodes]
+    for name in sorted({path for stack in stacks for path, _ in stack}):
+        if _within(name, float_layers):
+            quantizer.set_module_name_qconfig(name, None)
+    with torch.no_grad():
+        prepared = prepare_pt2e(module, quantizer)
+        for x in batches if batches is not None else [example[0]]:
+            prepared(x)
+        quantised = convert_pt2e(prepared)
+    torch.export.save(capture(quantised, example, dynamic, min_side), target)
+
+
+QUANTIZERS: dict[str, Callable[..., None]] = {"onnx": _onnx, "openvino": _openvino, "pt2": _pt2}
+
+
+def _within(name: str, patterns: Sequence[str]) -> bool:
+    """Whether an operator ("stages.0.blocks.1.attn.proj/MatMul_7") is in a module that a pattern names."""
+    module = name.partition("/")[0]
+    return any(fnmatch.fnmatchcase(f".{module}.", f"*.{pattern}.*") for pattern in patterns)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what quantisers log about their own steps."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near an int8 file is to the model.
+
+    Attributes:
+        relative_error: Root mean square of the difference over the standard deviation of the outputs of an image.
+        top1: Share of images (pixels, where outputs are maps) with the same top class.
+    """
+
+    relative_error: float
+    top1: float
+
+
+def agreement(expected: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> Agreement:
+    """Of outputs (B, classes, ...) by batch; the error is infinite where shapes differ or a value is not finite."""
+    difference = size = same = count = 0.0
+    for batch, twin in zip(expected, found, strict=True):
+        if [y.shape for y in batch] != [z.shape for z in twin]:
+            return Agreement(math.inf, 0.0)
+        for y, z in zip(batch, twin, strict=True):
+            y, z = y.double(), z.double()
+            difference += (z - y).square().sum().item()
+            size += (y - y.mean(1, keepdim=True)).square().sum().item()
+            matches = y.argmax(1) == z.argmax(1)
+            same, count = same + matches.sum().item(), count + matches.numel()
+    error = math.sqrt(difference / size) if size else (math.inf if difference else 0.0)
+    return Agreement(math.inf if math.isnan(error) else error, same / max(count, 1))
