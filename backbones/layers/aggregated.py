@@ -169,8 +169,10 @@ class AggregatedAttention(CosineAttention):
 
     def token_weights(self, q: Tensor) -> Tensor:
         """What queries alone give their neighbours. q: (B, H, W, dim), normalised -> (B, H, W, nh, 9)"""
-        q = q.unflatten(-1, (self.num_heads, 1, self.head_dim))
-        return (q @ self.learnable_tokens.to(q.dtype)).squeeze(-2) + self.learnable_bias.squeeze(1)
+        heads = q.unflatten(-1, (self.num_heads, self.head_dim)).flatten(0, 2).transpose(0, 1)  # (nh, B * H * W, d)
+        tokens, bias = self.learnable_tokens.to(q.dtype), self.learnable_bias.to(q.dtype)
+        weights = torch.baddbmm(bias, heads, tokens).transpose(0, 1)
+        return weights.reshape(*q.shape[:3], self.num_heads, 9)  # copies: ``neighbor_mix`` reads them row by row
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, dim) -> (B, H, W, dim); copies the map: attention does, and so do views of its parts."""

@@ -16,7 +16,8 @@ class HeadGate(nn.Module):
     x: (..., dim) -> gates (..., nh), routing (..., nh - shared), the routed heads' softmax before the choice. Gates
     multiply what the heads give, before it is projected. They are softmaxes times the number of heads that they
     are of, and a softmax of two numbers, times 2, weighs the shared heads against the routed ones.
-    Cost: dim * (nh + 2) a token.
+    Cost: dim * (nh + 2) a token. Heads that a token does not keep are computed all the same: on a CPU, gathering the
+    tokens of each head, and their rows of the position bias, takes longer than it saves (docs/families/transnext.md).
 
     Args:
         dim: Channels.

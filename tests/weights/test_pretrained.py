@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import backbones
+from backbones.cli import convert
 from backbones.weights import DownloadError, find_weights, load_checkpoint, pretrained_file
 from backbones.weights import fetch as fetching
 from backbones.weights.pretrained import addresses, read_metadata, save_weights
@@ -62,6 +63,19 @@ def test_published_values_through_the_whole_path(mirror, home, reference):
         "layout": "official",
     }
     assert metadata["source"].endswith("van_tiny_754.pth.tar") and len(metadata["sha256"]) == 64
+
+
+@pytest.mark.parametrize("name", ["nat_mini", "dinat_mini", "transnext_micro"])
+def test_other_families_published_values_through_the_whole_path(server, home, monkeypatch, name):
+    """Under the published name, in the authors' layout; their files are bare state dicts."""
+    reference, tag = load_reference(name), f"{name}.in1k"
+    buffer = io.BytesIO()
+    torch.save(official_state_dict(reference), buffer)
+    server.files[timm.get_pretrained_cfg(tag).url.rpartition("/")[2]] = buffer.getvalue()
+    monkeypatch.setenv("BACKBONES_MIRROR", f"{server.url}/plain")
+    model = timm.create_model(tag, pretrained=True)
+    assert_matches(logits(model, reference), reference["outputs"]["logits (B, num_classes)"])
+    assert read_metadata(home / f"{tag}.safetensors")["layout"] == "official"
 
 
 def test_the_second_time_needs_no_network(mirror, monkeypatch):
@@ -206,14 +220,30 @@ def test_malicious_file_is_refused(server, home, tmp_path):
     assert not (tmp_path / "trace").exists() and not list(home.glob("*.safetensors"))
 
 
-def test_weights_that_a_person_must_get_say_how(home, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "page", "file"),
+    [
+        ("stvit_small", "https://drive.google.com/drive/folders/", "stvit-small-224.pth"),
+        ("attnet_t2", "https://unioulu-my.sharepoint.com/", "AttNet_T2_*.pth"),  # the rest are epoch and accuracy
+    ],
+)
+def test_weights_that_a_person_must_get_say_how(home, monkeypatch, name, page, file):
     monkeypatch.setitem(sys.modules, "gdown", None)
     with pytest.raises(DownloadError) as caught:
-        timm.create_model("stvit_small", pretrained=True)
+        timm.create_model(name, pretrained=True)
     message = str(caught.value)
-    assert "https://drive.google.com/drive/folders/" in message and "stvit-small-224.pth" in message
-    command = f"backbones convert stvit-small-224.pth --model stvit_small.in1k --out {home}/stvit_small.in1k"
-    assert command in message
+    assert page in message
+    assert f"backbones convert {file} --model {name}.in1k --out {home}/{name}.in1k" in message
+
+
+def test_a_file_got_by_hand_is_imported(home, tmp_path):
+    """AttNet's, by the command of the message."""
+    reference = load_reference("attnet_t1")
+    (tmp_path / "AttNet_T1_best.pth").write_bytes(checkpoint(official_state_dict(reference), entry="model"))
+    out = home / "attnet_t1.in1k.safetensors"
+    assert convert.main([str(tmp_path / "AttNet_T1_best.pth"), "--model", "attnet_t1.in1k", "--out", str(out)]) == 0
+    model = timm.create_model("attnet_t1.in1k", pretrained=True)
+    assert_matches(logits(model, reference), reference["outputs"]["logits (B, num_classes)"])
 
 
 def test_the_second_source_is_tried(server, home):
