@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backbones.kernels.double_backward import differentiable_gradients
 from backbones.kernels.machine import in_float32, use_fast_path
 
 _LOG2_E = 1 / math.log(2)
@@ -161,10 +162,7 @@ class _BlockedAttention(torch.autograd.Function):
         q, kv, height, width, out, log_total = ctx.saved_tensors
         num_heads, block_size, halo_size = ctx.sizes
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            inputs = q, kv, height, width
-            needed = [t for t, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
-            found = iter(torch.autograd.grad(_plain(*inputs, *ctx.sizes), needed, grad, create_graph=True))
-            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+            return differentiable_gradients(_plain, (q, kv, height, width, *ctx.sizes), ctx.needs_input_grad, grad)
         ws, side, d = height.shape
         _, H, W, _ = kv.shape
         grad_q, grad_kv, grad_height, grad_width = (torch.zeros_like(t) for t in (q, kv, height, width))

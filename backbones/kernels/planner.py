@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from backbones.kernels.convolution import ACTS, conv2d, linear, product_gradient
+from backbones.kernels.double_backward import differentiable_gradients
 from backbones.kernels.layout import to_nchw, to_nhwc
 from backbones.kernels.machine import compute_dtype, computes_in, is_observed, serves
 from backbones.kernels.memory import by_images
@@ -374,10 +375,12 @@ class _Recomputed(torch.autograd.Function):
         weight, bias, *tensors = ctx.saved_tensors
         count, (needs_weight, needs_bias, *needed) = ctx.count, ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            everything = zip((weight, bias, *tensors), ctx.needs_input_grad[3:], strict=True)
-            out = F.linear(_Recomputed.hidden(ctx.layers, count, tensors), weight, bias)
-            found = iter(torch.autograd.grad(out, [t for t, need in everything if need], grad, create_graph=True))
-            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+
+            def plain(weight: Tensor, bias: Tensor | None, *tensors: Tensor) -> Tensor:
+                return F.linear(_Recomputed.hidden(ctx.layers, count, tensors), weight, bias)
+
+            needed = ctx.needs_input_grad[3:]
+            return None, None, None, *differentiable_gradients(plain, (weight, bias, *tensors), needed, grad)
         inputs, parameters = tensors[:count], tensors[count:]
         # A sum over chunks in bfloat16 would stand still at 256 times a chunk; autograd casts what is returned.
         grad_weight, *grad_parameters = (

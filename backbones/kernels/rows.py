@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backbones.kernels.double_backward import differentiable_gradients
 from backbones.kernels.machine import is_observed, serves
 
 
@@ -44,10 +45,7 @@ class _SumRows(torch.autograd.Function):
         table, index, weight, offsets, *found = ctx.saved_tensors
         needs_table, _, needs_weight = ctx.needs_input_grad
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            wanted = [t for t, need in ((table, needs_table), (weight, needs_weight)) if need]
-            out = _plain(table, index, weight)
-            grads = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-            return next(grads) if needs_table else None, None, next(grads) if needs_weight else None
+            return differentiable_gradients(_plain, (table, index, weight), ctx.needs_input_grad, grad)
         rows, grad_table, grad_weight = index.reshape(-1), None, None
         if needs_table:
             options = table.shape[0], False, 0, False, weight.reshape(-1), -1

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backbones.kernels.double_backward import differentiable_gradients
 from backbones.kernels.machine import in_float32, use_fast_path
 
 _CHUNK = 2**17  # logits at a time in the backward pass: 0.5 MiB, which stay in the cache
@@ -105,10 +106,7 @@ class _ImageByImage(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            needed = ctx.needs_input_grad[:4]
-            wanted = [t for t, need in zip(tensors, needed, strict=False) if need]
-            found = iter(torch.autograd.grad(_plain(*tensors, *ctx.options), wanted, grad, create_graph=True))
-            return *(next(found) if need else None for need in needed), None, None, None, None, None
+            return differentiable_gradients(_plain, (*tensors, *ctx.options), ctx.needs_input_grad, grad)
         q, k, v, bias, queries, keys, places = tensors
         num_heads, scale = ctx.options
         grad_q, grad_k, grad_v, grad_bias = (torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v, bias))

@@ -9,6 +9,7 @@ from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
 from backbones.kernels import sequential
+from backbones.kernels.double_backward import differentiable_gradients
 from backbones.kernels.machine import in_float32, use_fast_path
 from backbones.layers.adaptive_pool import adaptive_pool
 from backbones.layers.attention import merge_heads, split_heads
@@ -62,9 +63,7 @@ class _NeighborMix(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         weights, v = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            needed = [t for t, need in zip((weights, v), ctx.needs_input_grad, strict=True) if need]
-            found = iter(torch.autograd.grad(_plain_mix(weights, v), needed, grad, create_graph=True))
-            return tuple(next(found) if need else None for need in ctx.needs_input_grad)
+            return differentiable_gradients(_plain_mix, (weights, v), ctx.needs_input_grad, grad)
         v = _border(v)
         grad_v, grad_weights = torch.zeros_like(v), torch.empty_like(weights)
         for t, (window, grad_window) in enumerate(zip(_windows(v), _windows(grad_v), strict=True)):
