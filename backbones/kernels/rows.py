@@ -15,7 +15,7 @@ def sum_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
     table: (N, C), index and weight: (M, k) -> (M, C)
     """
-    if torch.compiler.is_compiling():  # other runtimes have no such operator
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # other runtimes have no such operator
         return _plain(table, index, weight)
     if torch.is_grad_enabled() and not is_observed() and serves(table, index, weight):
         return _SumRows.apply(table, index, weight)

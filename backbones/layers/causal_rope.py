@@ -61,7 +61,7 @@ class CausalRopeAttention(nn.Module):
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, nh, d)
         q, k = rotate(qkv[:, :, :2], rope).transpose(1, 3).unbind(2)  # (B, nh, N, d)
         q, k = q.flatten(0, 1), k.flatten(0, 1)
-        attn = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=self.scale).softmax(dim=-1)
+        attn = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=self.scale).softmax(dim=-1)
         rate = float(self.soft_mask_rate)
         mask = torch.ones(N, N, device=attn.device, dtype=attn.dtype).tril() * (1.0 - rate) + rate
         return merge_heads((attn * mask).unflatten(0, (B, self.num_heads)) @ qkv[:, :, 2].transpose(1, 2))

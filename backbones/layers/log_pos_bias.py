@@ -82,5 +82,5 @@ class LogPositionBias(nn.Module):
         side, pooled = self.map_size, self.pooled_size
         bias = self.compute(side, side, pooled, pooled, like)
         bias = F.interpolate(bias.flatten(1, 2), (h, w), mode="bilinear").flatten(2)  # (nh, side^2, h * w)
-        bias = bias.mT.unflatten(2, (side, side))
-        return F.interpolate(bias, (H, W), mode="bilinear").flatten(2).mT
+        bias = bias.transpose(1, 2).unflatten(2, (side, side))
+        return F.interpolate(bias, (H, W), mode="bilinear").flatten(2).transpose(1, 2)

@@ -15,7 +15,7 @@ from backbones.layers.window import crop, pad_to_multiple, window_partition, win
 
 
 def attend_and_score(
-    q: Tensor, k: Tensor, v: Tensor, num_heads: int, valid: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """``attend``, and the attention that each key receives: the mean of its weights over heads and queries, detached.
 
@@ -24,10 +24,11 @@ def attend_and_score(
 
     Args:
         num_heads: Heads.
+        scale: Of the logits.
         valid: (B, N) for N = M, False where a token is padding: nobody attends to it, and it attends to nobody.
     """
     q, k, v = split_heads(q, num_heads), split_heads(k, num_heads), split_heads(v, num_heads)
-    weights = q @ (k * k.shape[-1] ** -0.5).transpose(-2, -1)  # (B, nh, N, M)
+    weights = q @ (k * scale).transpose(-2, -1)  # (B, nh, N, M)
     if valid is not None:
         weights = weights.masked_fill(~valid[:, None, None], -float("inf"))
     weights = weights.softmax(dim=-1)
@@ -123,6 +124,7 @@ class HybridAttention(nn.Module):
         if num_heads % 2 or dim % num_heads:
             raise ValueError(f"num_heads {num_heads} must be even, one half for each branch, and divide dim {dim}")
         self.half_heads = num_heads // 2
+        self.scale = (dim // num_heads) ** -0.5
         self.sr_ratio = sr_ratio
         self.window_size = window_size
         self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio, **dd)
@@ -143,7 +145,7 @@ class HybridAttention(nn.Module):
         )  # (B, h, w, C)
         h, w = tokens.shape[1], tokens.shape[2]
         k, v = sequential(tokens, self.kv1).flatten(1, 2).chunk(2, dim=-1)
-        out, received = attend_and_score(sequential(x, self.q1).flatten(1, 2), k, v, self.half_heads)
+        out, received = attend_and_score(sequential(x, self.q1).flatten(1, 2), k, v, self.half_heads, self.scale)
         received = received.view(B, h, 1, w, 1).expand(B, h, self.sr_ratio, w, self.sr_ratio)
         received = received.reshape(B, h * self.sr_ratio, w * self.sr_ratio)
         return out.view(B, H, W, C // 2), crop(received, H, W)
@@ -159,7 +161,7 @@ class HybridAttention(nn.Module):
         k, v = sequential(windows, self.kv2).view(*size, C).chunk(2, dim=-1)
         valid = window_valid(B, H, W, self.window_size, x.device)
         q = sequential(windows, self.q2).view(*size, C // 2)
-        out, received = attend_and_score(q, k, v, self.half_heads, valid)
+        out, received = attend_and_score(q, k, v, self.half_heads, self.scale, valid)
         out = window_unpartition(out, self.window_size, padded_h, padded_w)
         received = window_unpartition(received.unsqueeze(-1), self.window_size, padded_h, padded_w)
         return crop(out, H, W), crop(received, H, W).squeeze(-1)
