@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from backbones.deploy.programs import quiet, tensors
+from backbones.deploy.programs import quiet, run_program, tensors
 
 __all__ = ["DIMENSIONS", "FORMATS", "Runtime", "load_export"]
 
@@ -209,7 +209,7 @@ class TorchExport(Runtime):
         extra = {self._EXTRA: ""}
         program = torch.export.load(str(path), extra_files=extra)
         self.metadata = json.loads(extra[self._EXTRA] or "{}")
-        self.module = program.module()
+        self.module = run_program(program)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
