@@ -1,17 +1,26 @@
 """Run an exported file on images, with its own runtime and preprocessing, beside the model that it was made from.
 
-backbones check-export exported/van_b0.in1k.onnx --images photos/
+    backbones check-export exported/van_b0.in1k.onnx --images photos/
+    backbones check-export exported/iter_600.onnx --images photos/
+
+A classifier's most probable classes are printed, a segmentation model's largest classes with their shares of the image,
+a detector's best boxes in pixels of the image. What the model finds comes from its config's own test pipeline, but
+always from the whole image. The exit status is 1 if the file finds something else.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from backbones.cli.common import format_table
 from backbones.cli.export import Source, add_source_arguments, load_source
-from backbones.deploy import Preprocessing, Runtime, load_export
+from backbones.deploy import DensePreprocessing, Preprocessing, Runtime, load_export
 from backbones.deploy.metadata import weights_hash
 from backbones.images import list_images, read_image
 from backbones.weights import DownloadError
@@ -38,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", help="what backbones export wrote: .onnx, .xml or .pt2")
     parser.add_argument("--images", required=True, help="image file, folder, or glob pattern in quotes")
-    parser.add_argument("--topk", type=int, default=3, help="classes of an image")
+    parser.add_argument("--topk", type=int, default=3, help="classes or boxes of an image")
     parser.add_argument("--source", help="model or checkpoint to compare with; default: as the file says")
     add_source_arguments(parser)
     args = parser.parse_args(argv)
@@ -48,21 +57,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         runtime = load_export(args.file)
         if "source" not in runtime.metadata:
             raise ValueError("it was not written by `backbones export`: it says nothing of its model")
+        if runtime.metadata["task"] == "generation":
+            raise ValueError("it takes latents, not images: `backbones sample` draws with the model itself")
         found = find_source(runtime, args)
-        rows, agreed = compare(runtime, found, files, args.topk)
+        rows, agreed = COMPARISONS[found.task](runtime, found, files, args.topk)
     except (ValueError, OSError, DownloadError) as error:
         sys.exit(f"error: cannot check {args.file}: {error}")
     print(format_table(["image", "the file says", "the model says"], rows))
-    print(f"\n{agreed} of {len(files)} images have the same top class; largest difference when it was exported:")
+    print(f"\n{agreed} of {len(files)} images have the same {SAME[found.task]}; largest difference when exported:")
     print("\n".join(f"  {size}: {value:.1e} of the spread" for size, value in runtime.metadata["differences"].items()))
     return 0 if agreed == len(files) else 1
 
 
-def compare(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> tuple[list[list[str]], int]:
-    """Rows of a table, an image each, and how many have the same top class."""
+Rows = tuple[list[list[str]], int]  # of a table, an image each, and how many images have the same result
+
+
+def takes_rescaled(runtime: Runtime) -> bool:
+    """Whether the mean is to be subtracted outside of the file."""
+    return runtime.metadata["input"] != "pixels from 0 to 255"
+
+
+def compare_classes(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
+    """The most probable classes; the same is the first."""
     metadata = runtime.metadata
     preprocessing = Preprocessing.of_config(metadata)
-    transforms = [preprocessing.transform(rescale) for rescale in (metadata["input"] != "pixels from 0 to 255", True)]
+    transforms = [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
     calls = [lambda x: runtime(x)[0], found.model]
     rows, agreed = [], 0
     for file in files:
@@ -78,6 +97,69 @@ def compare(runtime: Runtime, found: Source, files: Sequence[str], topk: int) ->
         agreed += tops[0] == tops[1]
         rows.append([file, *cells])
     return rows, agreed
+
+
+def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
+    """The classes of the most pixels; the same are those of all pixels but one in a hundred."""
+    transform = DensePreprocessing.of_config(runtime.metadata).transform(takes_rescaled(runtime))
+    classes = runtime.metadata["classes"]
+    found.trained.net.test_cfg.mode = "whole"
+
+    def shares(labels: Tensor) -> str:
+        counts = Counter(labels.flatten().tolist()).most_common(topk)
+        return ", ".join(f"{classes[i]} {n / labels.numel():.1%}" for i, n in counts)
+
+    rows, agreed = [], 0
+    for file in files:
+        image = read_image(file)
+        with torch.inference_mode():
+            scores = runtime(transform(image)[None])[0]
+            scores = F.interpolate(
+                scores, (image.height, image.width), mode="bilinear", align_corners=found.trained.net.align_corners
+            )
+            labels = scores.argmax(1)[0] if scores.shape[1] > 1 else (scores.sigmoid() > 0.5)[0, 0].long()
+            expected = found.trained([file])[0].pred_sem_seg.data[0]
+        agreed += bool((labels == expected).float().mean() > 0.99)
+        rows.append([file, shares(labels), shares(expected)])
+    return rows, agreed
+
+
+def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
+    """The best boxes; the same are as many above the model's threshold, of the same classes within a pixel."""
+    metadata = runtime.metadata
+    transform = DensePreprocessing.of_config(metadata).transform(takes_rescaled(runtime))
+
+    def describe(boxes: Tensor, scores: Tensor, labels: Tensor) -> str:
+        best = list(zip(boxes.round().int().tolist(), scores.tolist(), labels.tolist(), strict=True))[:topk]
+        return ", ".join(f"{metadata['classes'][i]} {score:.1%} at {box}" for box, score, i in best) or "nothing"
+
+    rows, agreed = [], 0
+    for file in files:
+        image = read_image(file)
+        x = transform(image)[None]
+        with torch.inference_mode():
+            boxes, scores, labels = (y[0] for y in runtime(x))
+            (sample,) = found.trained([file])
+        scale = torch.tensor([image.width / x.shape[3], image.height / x.shape[2]])
+        kept = scores > metadata["score_threshold"]
+        mine = boxes[kept] * scale.repeat(2), scores[kept], labels[kept]
+        instances = sample.pred_instances
+        expected = instances.bboxes, instances.scores, instances.labels
+        same = mine[0].shape == expected[0].shape and sorted(mine[2].tolist()) == sorted(expected[2].tolist())
+        if same and len(mine[0]):
+            apart = torch.cdist(expected[0], mine[0], p=float("inf"))
+            same = bool(apart.masked_fill(expected[2][:, None] != mine[2], float("inf")).amin(1).max() < 1)
+        agreed += same
+        rows.append([file, describe(*mine), describe(*expected)])
+    return rows, agreed
+
+
+COMPARISONS: dict[str, Callable[[Runtime, Any, Sequence[str], int], Rows]] = {
+    "classification": compare_classes,
+    "segmentation": compare_maps,
+    "detection": compare_boxes,
+}
+SAME = {"classification": "top class", "segmentation": "classes", "detection": "boxes"}
 
 
 if __name__ == "__main__":

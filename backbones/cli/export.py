@@ -1,9 +1,12 @@
 """Export a model for another runtime: ONNX Runtime, OpenVINO or a program of torch.export.
 
+Classifiers, semantic segmentation models, RetinaNet, and one denoising step of PT-DiT:
+
     backbones export van_b0.in1k --format onnx --out exported
     backbones export CHECKPOINT --model van_b0 --format pt2 --size 224x224
     backbones export work_dirs/NAME/epoch_20.pth --config CONFIG --format openvino --half
     backbones export van_b0.in1k --int8 photos/
+    backbones export ptdit_s_class --random-weights --size 32x32
 
 The file says how images are prepared for it, and is compared with the model before it gets its name; docs/export.md has
 the rest. `backbones check-export FILE --images DIR` runs it on images.
@@ -13,7 +16,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ from torch import nn
 
 import backbones
 from backbones.cli.common import check_model, parse_img_size
-from backbones.deploy import FORMATS, ExportError, Preprocessing, export
+from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export
+from backbones.deploy.dense import Detector, Segmentation, denoiser, detection_difference
 from backbones.deploy.quantization import CALIBRATION_IMAGES, DYNAMIC, calibration_images
 from backbones.deploy.runtimes import OPSET
 from backbones.weights import DownloadError, convert_checkpoint, load_checkpoint
@@ -36,14 +40,20 @@ class Source:
     model: nn.Module
     name: str
     origin: dict[str, Any]  # keyword arguments of ``load_source`` that give it again
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | DensePreprocessing | None
     classes: list[str]
     license: str = ""
     task: str = "classification"
+    img_size: tuple[int, int] = (224, 224)  # of the example where none is asked for
+    fixed: Sequence[str] = ()  # of "batch" and "size", what the file cannot leave open
+    options: dict[str, Any] = field(default_factory=dict)  # more for ``backbones.deploy.export``
+    more: dict[str, Any] = field(default_factory=dict)  # that its file says
+    trained: Any = None  # of a config: the whole of it
 
     def metadata(self) -> dict[str, Any]:
         """As ``backbones.deploy.export`` takes it."""
         return {
+            **self.more,
             "task": self.task,
             "classes": self.classes,
             "license": self.license,
@@ -103,35 +113,96 @@ def _named(name: str, origin: dict[str, Any], pretrained: bool, checkpoint: str 
             raise ValueError(
                 f"{name} has no published weights: give a checkpoint of it, or --random-weights to try an export"
             ) from error
+    license = model.pretrained_cfg.get("license") or ""
+    if model.task == "generation":
+        return _denoiser(model, name, origin, license, random=not pretrained and not checkpoint)
     if "num_classes" not in options and not getattr(model, "num_classes", 0):
         raise ValueError(f"the weights of {name} have no classifier: export a model that was trained further")
-    if getattr(model, "task", "") == "generation":
-        raise ValueError(f"{name} draws images: only classifiers are exported by name")
     subset = infer_imagenet_subset(model)
     names = ImageNetInfo(subset).label_descriptions() if subset and not checkpoint else None
     classes = names or [str(i) for i in range(model.num_classes)]
     preprocessing = Preprocessing.of_config(resolve_data_config(model=model))
-    return Source(model.eval(), name, origin, preprocessing, classes, model.pretrained_cfg.get("license") or "")
+    size = preprocessing.input_size[1:]
+    return Source(model.eval(), name, origin, preprocessing, classes, license, img_size=size)
+
+
+def _denoiser(model: Any, name: str, origin: dict[str, Any], license: str, random: bool) -> Source:
+    """One denoising step of a model that draws images."""
+    if random:  # training begins with layers of zeros, through which nothing would be compared
+        for parameter in model.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.02)
+    step = denoiser(model)
+    input_size = model.pretrained_cfg["input_size"]
+    return Source(
+        step,
+        name,
+        origin,
+        None,
+        [],
+        license,
+        "generation",
+        img_size=input_size[1:],
+        fixed=("batch", "size"),
+        options={"inputs": step.inputs},
+        more={"input": "latents", "input_size": input_size},
+    )
 
 
 def _trained(checkpoint: str, config: str, origin: dict[str, Any]) -> Source:
-    """A classifier that ``backbones train`` has trained."""
+    """A classifier, semantic segmentation model or RetinaNet that ``backbones train`` has trained."""
     from backbones.cli.predict import load_mm
 
     trained = load_mm(config, checkpoint, "cpu")
+    kind = type(trained.net).__name__
     backbone: Any = getattr(trained.net, "backbone", None)
-    if not trained.is_classifier or getattr(backbone, "out_indices", ()) is not None:
+    is_classifier = trained.is_classifier and getattr(backbone, "out_indices", ()) is None
+    decoder = type(getattr(trained.net, "decode_head", None)).__name__
+    if decoder == "Mask2FormerHead":
+        kind = decoder
+    if not is_classifier and kind not in ("EncoderDecoder", "RetinaNet"):
         raise ValueError(
-            f"{config} trains a {type(trained.net).__name__}: of configs, classifiers whose backbone has "
-            "out_indices=None are exported"
+            f"{config} trains a {kind}: of configs, Semantic FPN and UPerNet, RetinaNet and classifiers whose backbone "
+            "has out_indices=None are exported"
         )
+    settings = trained.cfg.model.get("data_preprocessor") or trained.cfg.data_preprocessor
+    mean, std = (tuple(value / 255 for value in settings[key]) for key in ("mean", "std"))
+    steps = trained.cfg.test_dataloader.dataset.pipeline
+    name = Path(checkpoint).stem
+    if not is_classifier:
+        preprocessing = DensePreprocessing(mean=mean, std=std, **_dense_pipeline(steps, settings, config))
+        return _dense(trained, name, origin, preprocessing)
     model = backbone.model
-    classes = list(trained.meta.get("classes") or map(str, range(model.num_classes)))
-    normalization = trained.cfg.model.get("data_preprocessor") or trained.cfg.data_preprocessor
-    mean, std = (tuple(value / 255 for value in normalization[key]) for key in ("mean", "std"))
-    size, options = _pipeline(trained.cfg.test_dataloader.dataset.pipeline, config)
-    preprocessing = Preprocessing(input_size=(model.in_chans, *size), mean=mean, std=std, **options)
-    return Source(model.eval(), Path(checkpoint).stem, origin, preprocessing, classes)
+    size, options = _pipeline(steps, config)
+    return Source(
+        model.eval(),
+        name,
+        origin,
+        Preprocessing(input_size=(model.in_chans, *size), mean=mean, std=std, **options),
+        list(trained.meta.get("classes") or map(str, range(model.num_classes))),
+        img_size=size,
+    )
+
+
+def _dense(trained: Any, name: str, origin: dict[str, Any], preprocessing: DensePreprocessing) -> Source:
+    is_detector = type(trained.net).__name__ == "RetinaNet"
+    module: Any = (Detector if is_detector else Segmentation)(trained.net, preprocessing.size_divisor)
+    size = preprocessing.input_size[1:]
+    source = Source(
+        module.eval(),
+        name,
+        origin,
+        preprocessing,
+        list(trained.meta.get("classes") or map(str, range(module.head.num_classes))),
+        task="detection" if is_detector else "segmentation",
+        img_size=(min(size), min(size)) if preprocessing.keep_ratio else size,
+        trained=trained,
+    )
+    if is_detector:
+        source.fixed = ("batch",)  # what remains of each image's boxes is another number
+        source.options = {"compare": detection_difference}
+        source.more = {"outputs": ["boxes", "scores", "labels"], "score_threshold": module.score_threshold}
+    return source
 
 
 def _pipeline(steps: Sequence[Any], config: str) -> tuple[tuple[int, int], dict[str, Any]]:
@@ -154,6 +225,24 @@ def _pipeline(steps: Sequence[Any], config: str) -> tuple[tuple[int, int], dict[
     return (height, width), {**options, "crop_pct": min(height, width) / (resize["scale"] + 0.5)}
 
 
+def _dense_pipeline(steps: Sequence[Any], settings: Any, config: str) -> dict[str, Any]:
+    """Fields of ``DensePreprocessing`` that the test pipeline and the data preprocessor of a config amount to."""
+    found = {step["type"].rpartition(".")[2]: step for step in steps}
+    known = ("LoadImage", "LoadImageFromFile", "LoadAnnotations", "Resize", "PackDetInputs", "PackSegInputs")
+    if set(found) - set(known) or "Resize" not in found or not settings.get("bgr_to_rgb"):
+        raise ValueError(f"the test pipeline of {config} is not Resize of RGB images alone: {list(found)}")
+    resize = found["Resize"]
+    width, height = resize["scale"]
+    ratio = resize.get("keep_ratio", False)
+    padded = settings.get("pad_size_divisor") or (settings.get("test_cfg") or {}).get("size_divisor") or 1
+    return {
+        "input_size": (3, *(sorted((width, height)) if ratio else (height, width))),
+        "keep_ratio": ratio,
+        "interpolation": resize.get("interpolation", "bilinear"),
+        "size_divisor": padded,
+    }
+
+
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``load_source`` but for the source itself."""
     parser.add_argument("--model", help="the model that a checkpoint is of")
@@ -161,16 +250,37 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random-weights", action="store_true", help="weights drawn with seed 0, to try an export")
 
 
-def _batch(text: str) -> int | None:
+def _batch(text: str) -> int | str:
     if text == "dynamic":
-        return None
+        return text
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no batch: write dynamic, or a number of images")
     return int(text)
 
 
-def _size(text: str) -> tuple[int, int] | None:
-    return None if text == "dynamic" else parse_img_size(text)
+def _size(text: str) -> tuple[int, int] | str:
+    return text if text == "dynamic" else parse_img_size(text)
+
+
+def shapes(
+    source: Source, batch: int | str | None, size: tuple[int, int] | str | None, example: tuple[int, int] | None
+) -> dict[str, Any]:
+    """What ``backbones.deploy.export`` is told of batch and size.
+
+    Raises:
+        ValueError: If something is to stay open that cannot.
+    """
+    height, width = source.img_size
+    for name, wanted, default in (("batch", batch, 1), ("size", size, f"{height}x{width}")):
+        if name in source.fixed and wanted == "dynamic":
+            raise ValueError(f"a file for {source.task} has a fixed {name}: write --{name} {default}, the default")
+    if isinstance(size, tuple):
+        example, size = size, "fixed"
+    return {
+        "batch": batch if isinstance(batch, int) else 1 if "batch" in source.fixed else None,
+        "dynamic_size": size != "fixed" and "size" not in source.fixed,
+        "img_size": example or source.img_size,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,8 +291,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_source_arguments(parser)
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["onnx"], help="one or several; default: onnx")
     parser.add_argument("--img-size", type=parse_img_size, help="example, 224 or 256x192; default: the model's own")
-    parser.add_argument("--batch", type=_batch, default="dynamic", help="dynamic (the default), or a number of images")
-    parser.add_argument("--size", type=_size, default="dynamic", help="dynamic (the default), or height x width")
+    parser.add_argument("--batch", type=_batch, help="dynamic (the default where it can be), or a number of images")
+    parser.add_argument("--size", type=_size, help="dynamic (the default where it can be), or height x width")
     parser.add_argument("--half", action="store_true", help="weights as float16")
     parser.add_argument(
         "--int8",
@@ -206,19 +316,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         found = load_source(args.source, args.model, args.config, args.random_weights)
-        img_size = args.size or args.img_size or found.preprocessing.input_size[1:]
-        int8 = args.int8
-        if int8 not in (None, DYNAMIC) and not args.half:
-            sized = replace(found.preprocessing, input_size=(found.preprocessing.input_size[0], *img_size))
+        sizes = shapes(found, args.batch, args.size, args.img_size)
+        int8, preprocessing = args.int8, found.preprocessing
+        if int8 and not isinstance(preprocessing, Preprocessing):
+            raise ValueError(f"int8 files are of classifiers, not for {found.task}: leave --int8 out")
+        if isinstance(preprocessing, Preprocessing) and int8 not in (None, DYNAMIC) and not args.half:
+            sized = replace(preprocessing, input_size=(preprocessing.input_size[0], *sizes["img_size"]))
             int8 = calibration_images(int8, sized, rescale=args.rescale, limit=args.int8_images)
         paths = export(
             found.model,
             args.out,
             found.name + ("_half" if args.half else "_int8" if args.int8 else ""),
             args.format,
-            img_size=img_size,
-            batch=args.batch,
-            dynamic_size=args.size is None,
+            **sizes,
+            **found.options,
             preprocessing=found.preprocessing,
             rescale=args.rescale,
             half=args.half,

@@ -4,8 +4,9 @@
 ``backbones check-export`` are the commands.
 """
 
+from backbones.deploy.dense import DensePreprocessing
 from backbones.deploy.export import ExportError, export
 from backbones.deploy.metadata import Preprocessing
 from backbones.deploy.runtimes import FORMATS, Runtime, load_export
 
-__all__ = ["FORMATS", "ExportError", "Preprocessing", "Runtime", "export", "load_export"]
+__all__ = ["FORMATS", "DensePreprocessing", "ExportError", "Preprocessing", "Runtime", "export", "load_export"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbones.deploy.dense import DensePreprocessing
 from backbones.deploy.metadata import Preprocessing, Rescaled, weights_hash
 from backbones.deploy.programs import capture, tensors
 from backbones.deploy.quantization import (
@@ -31,6 +32,7 @@ HALF_TOLERANCE = 2e-2
 MIN_SIDE = 32
 CALIBRATION_BATCH = 8
 Inputs = Callable[[int, int, int], tuple[Tensor, ...]]
+Compare = Callable[[Sequence[Tensor], Sequence[Tensor]], float]
 
 
 class ExportError(ValueError):
@@ -46,12 +48,13 @@ def export(
     img_size: tuple[int, int] = (224, 224),
     batch: int | None = None,
     dynamic_size: bool = True,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | DensePreprocessing | None = None,
     rescale: bool = False,
     half: bool = False,
     int8: Tensor | str | None = None,
     opset: int = OPSET,
     inputs: Inputs | None = None,
+    compare: Compare | None = None,
     metadata: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
@@ -71,7 +74,8 @@ def export(
         int8: Compute in eight bits: calibration images (n, C, H, W) as the file takes them (``calibration_images``), or
             "dynamic" for ranges of activations that are found while the file runs.
         opset: Of ONNX.
-        inputs: (batch, height, width) -> arguments of the model, where these are more than an image.
+        inputs: (batch, height, width) -> arguments of the model, where these are other than an image.
+        compare: (expected outputs, those of a file) -> difference; None for ``difference``.
         metadata: More for the file to say: JSON by name.
         report: Is given a line for each comparison.
 
@@ -87,7 +91,7 @@ def export(
     for format in formats:
         if format not in FORMATS:
             raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}")
-    if min(img_size) < MIN_SIDE:
+    if inputs is None and min(img_size) < MIN_SIDE:
         raise ExportError(f"images of {img_size[0]} x {img_size[1]} pixels are below {MIN_SIDE} x {MIN_SIDE}")
     if batch is not None and batch < 1:
         raise ExportError(f"a batch has one image or more, not {batch}")
@@ -150,11 +154,12 @@ def export(
                 runtime.write(program, path, opset, dynamic, half)
                 found = [loaded(*sample) for loaded in [runtime(path)] for sample in samples]
             except Exception as error:  # of many types
-                raise ExportError(f"{name} cannot be exported to {format}: {first_line(error)}") from error
+                remedy = f" (opset {OPSET} is the one that is tested)" if opset != OPSET and format != "pt2" else ""
+                raise ExportError(f"{name} cannot be exported to {format}: {first_line(error)}{remedy}") from error
             differences = {}
             for sample, y, z in zip(samples, expected, found, strict=True):
                 size = " x ".join(str(n) for i, n in enumerate(sample[0].shape) if i != 1)
-                differences[size] = worst = difference(y, z)
+                differences[size] = worst = (compare or difference)(y, z)
                 report(f"{format}: {size} differs by {worst:.1e} of the outputs' spread")
                 if not worst <= limit:
                     raise ExportError(

@@ -128,7 +128,8 @@ class ONNXRuntime(Runtime):
         for node in model.graph.node:  # "stages.0.blocks.0.mlp.fc1/MatMul_15"
             scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
             if scopes:
-                node.name = f"{ast.literal_eval(scopes[0])[-2]}/{node.name.removeprefix('node_')}"
+                module = "".join(ast.literal_eval(scopes[0])[-2:-1])  # of a sum of sizes there is none
+                node.name = f"{module}/{node.name.removeprefix('node_')}"
         if half:
             from onnxruntime.transformers.float16 import convert_float_to_float16
 

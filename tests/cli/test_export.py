@@ -98,7 +98,6 @@ def test_pipelines_that_have_no_name_in_timms_terms() -> None:
         (["mine.pth"], "--model NAME, or the --config"),
         (["mine.pth", "--model", "test_van"], "mine.pth does not fit test_van: missing"),
         (["none.pth", "--model", "test_van"], "no checkpoint at 'none.pth'"),
-        (["test_ptdit", "--random-weights"], "draws images"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,21 +11,10 @@ from torch import Tensor, nn
 import backbones
 from backbones.deploy import FORMATS, ExportError, Preprocessing, export, load_export
 from backbones.deploy.export import difference
-from tests.test_models import TINY, images, tiny
+from tests.deploy.cases import classifier
+from tests.test_models import TINY, images
+from tools.export_page import OPEN
 
-# One block of each kind: every block takes exporters seconds.
-SHALLOW: dict[str, dict[str, Any]] = {
-    "test_attnet": {"depths": (1, 0, 0, 1)},
-    "test_davit": {"depths": (1, 0, 0, 1)},
-    "test_dinat": {"depths": (2, 0, 0, 0)},
-    "test_dinat_s": {"depths": (2, 0, 0, 0)},
-    "test_illama": {"depths": (1,)},
-    "test_litv2": {"depths": (1, 0, 1, 0)},
-    "test_nat": {"depths": (1, 0, 0, 1)},
-    "test_sgformer": {"depths": (2, 0, 0, 1)},
-    "test_stvit": {"depths": (1, 0, 1, 0)},
-    "test_van": {"depths": (1, 0, 0, 1)},
-}
 PREPROCESSING = Preprocessing(input_size=(3, 64, 96), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
@@ -34,7 +22,7 @@ PREPROCESSING = Preprocessing(input_size=(3, 64, 96), mean=(0.5, 0.4, 0.3), std=
 @pytest.mark.parametrize("name", TINY)
 def test_every_format_computes_what_the_model_does(name: str, tmp_path: Path) -> None:
     """At sizes that the exporter never saw, too: smaller, larger, odd, other batches."""
-    model = tiny(name, **SHALLOW.get(name, {})).eval()
+    model = classifier(name)
     paths = export(model, tmp_path, name, list(FORMATS), img_size=(64, 96), preprocessing=PREPROCESSING)
     assert {path.suffix for path in paths} == {runtime.suffix for runtime in FORMATS.values()}
     generator = torch.Generator().manual_seed(2)
@@ -46,6 +34,7 @@ def test_every_format_computes_what_the_model_does(name: str, tmp_path: Path) ->
             runtime = load_export(path)
             assert difference([expected], runtime(x)) < model.export_tolerance, (path.suffix, size)
             assert len(runtime.metadata["differences"]) == 3
+            assert runtime.metadata["dynamic"] == list(OPEN["classification"])
 
 
 class Mean(nn.Module):
@@ -161,10 +150,28 @@ def test_what_the_exporter_refuses_is_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value) and not os.listdir(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written(linear: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize("out", ["file", "file/out", os.devnull, f"{os.devnull}/out"])
+def test_a_folder_that_cannot_be_written(out: str, linear: nn.Module, tmp_path: Path) -> None:
+    """Not even by root."""
     (tmp_path / "file").touch()
-    with pytest.raises(ExportError, match=r"cannot write to .*name another folder with --out"):
-        export(linear, tmp_path / "file" / "out", "linear", ["pt2"])
+    with pytest.raises(ExportError, match=r"cannot write to .*name another folder with --out") as caught:
+        export(linear, tmp_path / out, "linear", ["pt2"])
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_an_opset_that_a_runtime_lacks(format: str, linear: nn.Module, tmp_path: Path) -> None:
+    """The newest that ONNX describes: written if the runtime reads it, otherwise one sentence and no file."""
+    from onnx.defs import onnx_opset_version
+
+    newest = onnx_opset_version()
+    try:
+        (path,) = export(linear, tmp_path, "linear", [format], opset=newest)
+        assert load_export(path)(images())[0].shape == (2, 7)
+    except ExportError as error:
+        assert f"cannot be exported to {format}: " in str(error) and "opset 18 is the one" in str(error)
+        assert "\n" not in str(error) and not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])

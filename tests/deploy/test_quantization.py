@@ -19,7 +19,8 @@ from backbones.deploy.programs import capture
 from backbones.deploy.quantization import INT8_TOLERANCE, agreement, calibration_images, quantize
 from backbones.deploy.runtimes import OPSET
 from backbones.images import read_image
-from tests.deploy.test_export import SHALLOW, Mean
+from tests.deploy.cases import SHALLOW
+from tests.deploy.test_export import Mean
 from tests.every_module import lively
 from tests.test_models import TINY
 from tools import int8_table

@@ -1,0 +1,61 @@
+"""Small models of every task, as tests/deploy exports them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.test_models import ANY_SIZE, tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# One block of each kind: every block takes exporters seconds.
+SHALLOW: dict[str, dict[str, Any]] = {
+    "test_attnet": {"depths": (1, 0, 0, 1)},
+    "test_davit": {"depths": (1, 0, 0, 1)},
+    "test_dinat": {"depths": (2, 0, 0, 0)},
+    "test_dinat_s": {"depths": (2, 0, 0, 0)},
+    "test_illama": {"depths": (1,)},
+    "test_litv2": {"depths": (1, 0, 1, 0)},
+    "test_nat": {"depths": (1, 0, 0, 1)},
+    "test_sgformer": {"depths": (2, 0, 0, 1)},
+    "test_stvit": {"depths": (1, 0, 1, 0)},
+    "test_van": {"depths": (1, 0, 0, 1)},
+}
+# Of models whose family has another's configs.
+FOLDERS = {"test_dinat": "nat", "test_dinat_s": "nat", "test_moh": "transnext"}
+
+
+def network(name: str, base: str) -> nn.Module:
+    """MMSegmentation's or MMDetection's network of ``configs/_base_/models`` around a shallow model, random weights."""
+    from mmengine.registry import MODELS, init_default_scope
+
+    from backbones.mm import ZooBackbone
+    from backbones.mm.training.run import load_config
+
+    model = load_config(ROOT / f"configs/_base_/models/{base}.py").model
+    init_default_scope("mmseg" if "decode_head" in model else "mmdet")
+    options = {**ANY_SIZE.get(name, {}), **SHALLOW.get(name, {})}
+    if name == "test_illama":
+        options.pop("depths")  # a map is of a block
+    model.backbone.update(model=name, pretrained=False, **options)
+    widths = ZooBackbone(name, **options).out_channels
+    if "neck" in model:
+        model.neck.in_channels = widths
+    else:
+        model.decode_head.in_channels = widths
+        model.auxiliary_head.in_channels = widths[2]
+    torch.manual_seed(0)
+    return MODELS.build(model).eval()
+
+
+def segmentation_base(name: str) -> str:
+    """UPerNet or Semantic FPN, whichever the family's configs have."""
+    family = FOLDERS.get(name, name.removeprefix("test_"))
+    upernets = any(ROOT.glob(f"configs/{family}/segmentation/*upernet*_ade20k*.py"))
+    return "upernet_digits" if upernets else "semfpn_digits"
+
+
+def classifier(name: str) -> nn.Module:
+    return tiny(name, **SHALLOW.get(name, {})).eval()

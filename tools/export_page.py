@@ -1,0 +1,95 @@
+"""Writes the table of docs/export.md: what is exported, and with what left open, from the cases below.
+
+    python tools/export_page.py          # writes the table
+    python tools/export_page.py --check  # fails if it is not what would be written
+
+tests/deploy exports every case in every format, except where EXCEPTIONS says why not.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import backbones
+from backbones.deploy import FORMATS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "export.md"
+
+
+class Case(NamedTuple):
+    """A model of a task, and what every format leaves open."""
+
+    name: str
+    task: str
+    open: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.task}"
+
+
+TINY = backbones.list_models("test_*", task="classification")
+# Heads and necks are the same around every backbone: some stand for all.
+SEGMENTED = ("test_attnet", "test_nat", "test_van")
+RETINANETS = ("test_van",)
+OPEN = {
+    "classification": ("batch", "height", "width"),
+    "segmentation": ("batch", "height", "width"),
+    "detection": ("height", "width"),
+    "generation": (),
+}
+TITLES = {
+    "classification": "classifier",
+    "segmentation": "semantic segmentation",
+    "detection": "RetinaNet",
+    "generation": "one denoising step",
+}
+# Model, task and format: why that is not exported.
+EXCEPTIONS: dict[tuple[str, str, str], str] = {}
+
+CASES = [
+    *(Case(name, "classification", OPEN["classification"]) for name in TINY),
+    *(Case(name, "segmentation", OPEN["segmentation"]) for name in SEGMENTED),
+    *(Case(name, "detection", OPEN["detection"]) for name in RETINANETS),
+    *(Case(name, "generation", ()) for name in backbones.list_models("test_*", task="generation")),
+]
+
+
+def matrix() -> str:
+    """Model, task, and what each format leaves open."""
+    lines = [f"| model | task | {' | '.join(FORMATS)} |", "| --- " * (2 + len(FORMATS)) + "|"]
+    for case in CASES:
+        cells = []
+        for format in FORMATS:
+            reason = EXCEPTIONS.get((case.name, case.task, format))
+            cells.append(f"no: {reason}" if reason else ", ".join(case.open) or "all fixed")
+        lines.append(f"| `{case.name}` | {TITLES[case.task]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def replaced(page: str, table: str) -> str:
+    """The page with another table."""
+    marked = r"(?s)(<!-- matrix\b[^>]*-->\n).*?(<!-- end -->)"
+    return re.sub(marked, lambda m: f"{m[1]}\n{table}\n\n{m[2]}", page, count=1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if something would change")
+    args = parser.parse_args(argv)
+    before = PAGE.read_text()
+    after = replaced(before, matrix())
+    if args.check:
+        if before == after:
+            return 0
+        print(f"{PAGE.name} is stale: python tools/export_page.py writes it", file=sys.stderr)
+        return 1
+    PAGE.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
