@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from backbones.deploy.metadata import Preprocessing
-from backbones.deploy.programs import capture, quiet
+from backbones.deploy.programs import capture, quiet, run_program
 from backbones.deploy.runtimes import ONNXRuntime
 from backbones.images import find_bad_images, list_images, map_files, read_image
 
@@ -213,7 +213,7 @@ def _pt2(
 
     program = torch.export.load(str(source))
     example = program.example_inputs[0]
-    module = program.module()
+    module: Any = run_program(program)
     quantizer = X86InductorQuantizer()
     quantizer.set_global(get_default_x86_inductor_quantization_config(is_dynamic=batches is None))
     stacks = [node.meta.get("nn_module_stack", {}).values() for node in module.graph.nodes]
