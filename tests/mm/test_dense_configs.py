@@ -1,5 +1,6 @@
 """Every detection and segmentation config: parses, builds, fits together, says what it is; one a family trains."""
 
+import copy
 import json
 import re
 from functools import cache
@@ -11,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict, utils
 from mmengine.hooks import Hook
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from PIL import Image
 
@@ -63,7 +65,7 @@ def build(cfg: Config) -> torch.nn.Module:
     """The network without its pretrained weights."""
     cfg.model.backbone.pop("init_cfg", None)
     cfg.model.backbone.pretrained = False
-    return MODELS.build(cfg.model)
+    return MODELS.build(copy.deepcopy(cfg.model))  # DINO writes into its config
 
 
 # Millions of parameters of the whole network, as the papers and the authors' repositories print them. Left out where
@@ -104,6 +106,10 @@ PUBLISHED_PARAMETERS = {
     "sgformer-s_upernet_8xb2-160k_ade20k-512x512": 53,
     "sgformer-m_upernet_8xb2-160k_ade20k-512x512": 68,
     "sgformer-b_upernet_8xb2-160k_ade20k-512x512": 109,
+    "transnext-tiny_dino-4scale_8xb1-ms-12e_coco": 47.8,
+    "transnext-tiny_dino-5scale_8xb1-ms-12e_coco": 48.1,
+    "transnext-small_dino-5scale_8xb1-ms-12e_coco": 69.6,
+    "transnext-base_dino-5scale_8xb1-ms-12e_coco": 110,
     "transnext-tiny_mask-rcnn-fpn_8xb2-1x_coco": 47.9,
     "transnext-small_mask-rcnn-fpn_8xb2-1x_coco": 69.3,
     "transnext-base_mask-rcnn-fpn_8xb2-1x_coco": 109.2,
@@ -160,6 +166,8 @@ def test_parts_fit_and_agree_with_the_name(path, tmp_path, monkeypatch):
             "mask-rcnn-fpn": "MaskRCNN",
             "mask-rcnn-sfp": "MaskRCNN",
             "cascade-mask-rcnn-fpn": "CascadeRCNN",
+            "dino-4scale": "DINO",
+            "dino-5scale": "DINO",
             "semfpn": "FPNHead",
             "upernet": "UPerHead",
             "mask2former": "Mask2FormerHead",
@@ -181,7 +189,7 @@ def test_parts_fit_and_agree_with_the_name(path, tmp_path, monkeypatch):
         assert list(first.in_channels) == widths
     strides = [network.backbone.model.feature_info[i]["reduction"] for i in network.backbone.out_indices]
     pyramid = [stride / scale for stride, scale in zip(strides, (4, 2, 1, 0.5))] if single else strides
-    assert pyramid == [4, 8, 16, 32]  # of the anchors, regions and heads
+    assert pyramid == [4, 8, 16, 32][-len(pyramid) :]  # of the anchors, regions and heads; DINO may begin at 8
     if "auxiliary_head" in cfg.model:
         assert cfg.model.auxiliary_head.in_channels == widths[cfg.model.auxiliary_head.in_index]
     if path.stem in PUBLISHED_PARAMETERS:
@@ -202,6 +210,37 @@ def test_docstring_tells_source_and_status(path):
         assert any(folder.joinpath(other).is_file() for folder in (ROOT, path.parent)), other
 
 
+SLOW_BACKBONES = [path for path in DENSE if {"mask2former", "dino-4scale", "dino-5scale"} & {*path.stem.split("_")}]
+BIASES_DECAY = ("dinat_large_k11_384",)  # Detectron2 exempts norms and tables only
+
+
+@pytest.mark.parametrize("path", SLOW_BACKBONES, ids=ids)
+def test_backbones_of_query_decoders_learn_slowly_and_decay_weights_alone(path):
+    """MMEngine takes the longest key that fits a name: one shorter than "backbone" would have no effect."""
+    cfg = load(path)
+    with torch.device("meta"):
+        network = build(cfg)
+    model, rate = network.backbone.model, cfg.optim_wrapper.optimizer.lr
+    spared = {f"backbone.model.{name}" for name in model.no_weight_decay()}
+    names = {id(p): name for name, p in network.named_parameters()}
+    biases_decay = cfg.model.backbone.model.split(".")[0] in BIASES_DECAY
+    slow = set()
+    for group in build_optim_wrapper(network, cfg.optim_wrapper).optimizer.param_groups:
+        for p in group["params"]:
+            name = names[id(p)]
+            if not name.startswith("backbone."):
+                assert group["lr"] == rate, name
+                continue
+            if group["lr"] == pytest.approx(rate / 10):
+                slow.add(name)
+            bias = name.endswith("bias") and "norm" not in name
+            decays = name not in spared and (p.ndim > 1 or bias and biases_decay)
+            assert group["weight_decay"] == (cfg.optim_wrapper.optimizer.weight_decay if decays else 0), name
+    fast = {name for name in names.values() if name.startswith("backbone.")} - slow
+    ends = ("backbone.model.stages.3.downsample.", "backbone.model.stages.3.norm.")  # the authors' keys end before them
+    assert all(name.startswith(ends) for name in fast) and bool(fast) == path.stem.startswith("transnext")
+
+
 # Training -------------------------------------------------------------------------------------------------------------
 
 # One config a family and task, so that every method and every schedule is among them.
@@ -214,7 +253,7 @@ STEPS = {
     "nat": ("cascade-mask-rcnn-fpn", "upernet"),
     "sgformer": ("mask-rcnn-fpn", "upernet"),
     "stvit": ("cascade-mask-rcnn-fpn", "upernet"),
-    "transnext": ("mask-rcnn-fpn", "mask2former"),
+    "transnext": ("dino-4scale", "mask2former"),
     "van": ("retinanet-fpn", "semfpn"),
 }
 SIZE_KEYS = ("scale", "scales", "crop_size", "stride", "size", "pad_size_divisor", "img_size", "pos_bias_size")
@@ -295,6 +334,8 @@ def shrink(cfg: Config, family: str, data: Path, work_dir: Path) -> Config:
             model.decode_head.in_channels = widths
     if "auxiliary_head" in model:
         model.auxiliary_head.in_channels = widths[2]
+    if "num_queries" in model:
+        model.num_queries = 30  # the best of all pixels, of which there are few
     if "roi_head" in model:
         heads = model.roi_head.bbox_head
         for head in heads if isinstance(heads, list) else [heads]:

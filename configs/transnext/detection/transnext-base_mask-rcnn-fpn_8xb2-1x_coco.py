@@ -1,28 +1,11 @@
 """TransNeXt-Base in Mask R-CNN, 12 epochs on COCO.  Source: arXiv:2311.17132 and the authors' detection code
 (repository: 51.7 box AP, 45.9 mask AP).  Here: not trained.
 Needs: 8 GPUs with 48 GB (estimate).
-Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
+Run: as transnext-tiny_mask-rcnn-fpn_8xb2-1x_coco.py."""
 
-_base_ = [
-    "../../_base_/models/mask-rcnn_fpn.py",
-    "mmdet::_base_/datasets/coco_instance.py",
-    "../../_base_/schedules/adamw_1x_coco.py",
-    "../../_base_/detection_runtime.py",
-]
+_base_ = "./transnext-tiny_mask-rcnn-fpn_8xb2-1x_coco.py"
 
-# The position bias is that of images of 800 x 800, interpolated.
 model = dict(
-    backbone=dict(model="transnext_base.in1k", drop_path_rate=0.7, pos_bias_size=800),
+    backbone=dict(model="transnext_base.in1k", drop_path_rate=0.7),
     neck=dict(in_channels=[96, 192, 384, 768]),
-)
-optim_wrapper = dict(
-    paramwise_cfg=dict(
-        custom_keys={
-            "query_embedding": dict(decay_mult=0.0),
-            "rpb": dict(decay_mult=0.0),
-            "pos_bias": dict(decay_mult=0.0),
-            "temperature": dict(decay_mult=0.0),
-            "norm": dict(decay_mult=0.0),
-        }
-    )
 )

@@ -3,7 +3,7 @@
 Needs: 8 GPUs with 24 GB (estimate).
 Run: torchrun --nproc_per_node 8 -m backbones train CONFIG --launcher pytorch, with this file as CONFIG"""
 
-_base_ = "../../_base_/mask2former_ade20k.py"
+_base_ = ["../../_base_/mask2former_ade20k.py", "../../_base_/schedules/transnext_slow_backbone.py"]
 
 # The position bias is that of images of 512 x 512, interpolated.
 model = dict(
@@ -11,15 +11,4 @@ model = dict(
     decode_head=dict(in_channels=[72, 144, 288, 576]),
 )
 # lr = 1e-4, of the backbone 1e-5; neither biases nor norms nor positions decay
-undecayed = dict(lr_mult=0.1, decay_mult=0.0)
-optim_wrapper = dict(
-    paramwise_cfg=dict(
-        custom_keys={
-            "query_embedding": undecayed,
-            "rpb": undecayed,
-            "pos_bias": undecayed,
-            "temperature": undecayed,
-        },
-        bias_decay_mult=0.0,
-    )
-)
+optim_wrapper = dict(paramwise_cfg=dict(bias_decay_mult=0.0, flat_decay_mult=0.0, custom_keys=_base_.slow_backbone))
