@@ -22,7 +22,7 @@ from backbones.cli.common import format_table
 from backbones.cli.export import Source, add_source_arguments, load_source
 from backbones.deploy import DensePreprocessing, Preprocessing, Runtime, load_export
 from backbones.deploy.metadata import weights_hash
-from backbones.images import list_images, read_image
+from backbones.images import find_bad_images, list_images, read_image
 from backbones.weights import DownloadError
 
 
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         files = list_images(args.images)
+        if bad := find_bad_images(files):
+            raise ValueError("; ".join(f"{file}: {reason}" for file, reason in bad.items()))
         runtime = load_export(args.file)
         if "source" not in runtime.metadata:
             raise ValueError("it was not written by `backbones export`: it says nothing of its model")

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from backbones.layers import (
     AggregatedAttention,
+    AttentiveConv,
     CausalRopeAttention,
     ChannelGroupAttention,
     GlobalCosineAttention,
@@ -35,8 +36,10 @@ from backbones.layers import (
 )
 from backbones.layers.adaptive_pool import adaptive_bins
 from backbones.layers.functional import neighborhood_tiles, pad_to_multiple, window_partition
+from backbones.layers.window_grid import WindowGrid
+from backbones.models.ptdit import Block as PTDiTBlock
 
-__all__ = ["PixelAttention", "Visit", "attention_maps", "mask_head", "record", "rollout"]
+__all__ = ["PixelAttention", "Visit", "attention_maps", "attentive_kernels", "mask_head", "record", "rollout"]
 
 SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax)
 
@@ -157,7 +160,7 @@ def record(model: nn.Module, masked: tuple[str, int, int] | None = None) -> Iter
 
             handles.append(module.mix.register_forward_hook(keep))
 
-    kinds = (*VIEWS, ChannelGroupAttention, LargeKernelAttention)
+    kinds = (*VIEWS, AttentiveConv, ChannelGroupAttention, LargeKernelAttention)
     for name, module in model.named_modules():
         if isinstance(module, kinds):
             watch(name, module)
@@ -454,25 +457,43 @@ def _timm(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
     return []
 
 
-def _proxy(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
-    """Of images, which are videos of one frame."""
-    _, grid, proxy = visit.inputs[:3]
+def _token_windows(grid: WindowGrid) -> Tensor:
+    """Pixel of each token of each window, -1 for padding, of images, which are videos of one frame: (P, n)"""
     _, H, W = grid.grid
-    queries = grid.partition(_index(H, W).view(1, 1, H, W, 1) + 1)[..., 0].cpu() - 1  # (1, P, n)
+    return grid.partition(_index(H, W).view(1, 1, H, W, 1) + 1)[0, ..., 0].cpu() - 1
+
+
+def _proxy(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
+    _, grid, proxy = visit.inputs[:3]
+    size = grid.grid[1:]
+    pixel = _token_windows(grid)
     (wf, wh, ww), (_, ph, pw) = grid.window, proxy
     rows = torch.arange(wf * wh * ww)
     place = (rows // ww % wh) % (wh // ph) * (ww // pw) + rows % ww % (ww // pw)
     per_window = (wh // ph) * (ww // pw)
-    cell = (torch.arange(queries.shape[1])[:, None] * per_window + place).flatten()
-    pixel = queries.flatten()
+    cell = torch.arange(len(pixel))[:, None] * per_window + place
     real = pixel >= 0
-    pixel, cell = pixel[real], cell[real]
+    pixel, cell, queries = pixel[real], cell[real], pixel.view(1, -1)
     counts = torch.bincount(cell)
     cells = Links(pixel, cell, 1 / counts[cell])
-    cross = visit.calls[-1]
+    members = Links(pixel, cell, torch.ones(len(cell)))
+    among, cross = visit.calls
     keys = torch.arange(cross.key_count)[None]
-    call = len(visit.calls) - 1
-    return [_make(visit, "proxies", call, cross, queries.view(1, -1), keys, cells=cells, size=(H, W))]
+    return [
+        _make(visit, "proxies among themselves", 0, among, keys, keys, cells=cells, members=members, size=size),
+        _make(visit, "proxies", 1, cross, queries, keys, cells=cells, size=size),
+    ]
+
+
+def _ptdit_block(visit: Visit, image: tuple[int, int]) -> list[PixelAttention]:
+    """Windows, and windows shifted by half; what the block's proxies do is the visit of these."""
+    grid = visit.inputs[1].grid
+    plain = _token_windows(grid)
+    shifted = plain.flatten()[grid.shifted.cpu()].view_as(plain)
+    return [
+        _make(visit, "window", 0, visit.calls[0], plain, plain, size=grid.grid[1:]),
+        _make(visit, "shifted window", 1, visit.calls[1], shifted, shifted, size=grid.grid[1:]),
+    ]
 
 
 View = Callable[[Visit, tuple[int, int]], list[PixelAttention]]
@@ -489,6 +510,7 @@ VIEWS: dict[type[nn.Module], View] = {
     SelfGuidedAttention: _self_guided,
     CausalRopeAttention: _causal,
     ProxyTokenAttention: _proxy,
+    PTDiTBlock: _ptdit_block,
     TimmAttention: _timm,
 }
 
@@ -594,3 +616,31 @@ def head_importance(model: nn.Module, images: Tensor, heads: list[tuple[str, int
         after = mask_head(model, images, layer, call, head).log_softmax(-1)
         found.append(float((before - after).gather(1, predicted).mean()))
     return found
+
+
+@torch.no_grad()
+def head_effect(model: nn.Module, run: Callable[[], Tensor], heads: list[tuple[str, int, int]]) -> list[float]:
+    """By how much what a model gives changes when a head gives nothing, of models that are no classifiers.
+
+    Args:
+        model: Any model.
+        run: Calls it, and returns its result.
+        heads: (layer, which of its attentions, head) of each.
+
+    Returns:
+        Root mean square of the difference, as a share of the result's own; 0 where the result is 0, as of an untrained
+        generator.
+    """
+    before = run()
+    size = before.square().mean().sqrt().clamp(min=1e-12)
+    found = []
+    for masked in heads:
+        with record(model, masked):
+            found.append(float((run() - before).square().mean().sqrt() / size))
+    return found
+
+
+def attentive_kernels(visit: Visit) -> Tensor:
+    """Kernels that an ``AttentiveConv`` made from the first image it was called with: (dim, k, k)"""
+    with torch.no_grad():
+        return visit.module.kernels(visit.inputs[0].detach()[:1])[0].float().cpu()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-__all__ = ["confusion_matrix", "heat", "save_panels"]
+__all__ = ["confusion_matrix", "heat", "save_panels", "signed"]
 
 HEAT = "inferno"
 _SIDE = 1.7  # inches of a panel
@@ -32,6 +32,11 @@ def heat(image: np.ndarray, values: np.ndarray, highest: float | None = None, al
     enlarged = np.asarray(Image.fromarray(bytes_).resize((width, height), Image.Resampling.NEAREST))
     grey = image.mean(-1, keepdims=True).repeat(3, -1)
     return (1 - alpha) * grey + alpha * colormaps[HEAT](enlarged)[..., :3]
+
+
+def signed(values: np.ndarray, highest: float) -> np.ndarray:
+    """A map of values as colours, from blue at -``highest`` over white at 0 to red: (h, w) -> (h, w, 3)"""
+    return colormaps["RdBu_r"](np.clip(0.5 + values / (2 * max(highest, 1e-12)), 0, 1))[..., :3]
 
 
 def save_panels(

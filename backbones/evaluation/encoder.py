@@ -72,6 +72,10 @@ class Encoder:
         mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).cpu()
 
+    def run(self, images: Tensor) -> Tensor:
+        """What the model gives: (B, 3, H, W) -> logits (B, classes)."""
+        return self.model(images)
+
     def maps(self, images: Tensor, level: int) -> Tensor:
         """The map of a level, the last one normalised: (B, 3, H, W) -> (B, H', W', C)."""
         (x,) = self.model.forward_intermediates(
@@ -99,11 +103,43 @@ def _load(model: nn.Module, name: str, path: str) -> nn.Module:
         return backbones.create_model(name, checkpoint_path=path)
     checkpoint = load_checkpoint(path)
     weights = convert_state_dict(checkpoint, model, strict=False)
+    if getattr(model, "task", "") == "generation":
+        classes = len(weights["class_embed.weight"]) - 1 if "class_embed.weight" in weights else 0
+        in_chans = weights["stem.proj.weight"].shape[1] if "stem.proj.weight" in weights else model.in_chans
+        model = backbones.create_model(name, num_classes=classes, in_chans=in_chans)
+        model.load_state_dict(convert_state_dict(checkpoint, model))
+        return model
     classifier = weights.get(f"{model.pretrained_cfg['classifier']}.weight")
     if classifier is not None and len(classifier) != model.num_classes:
         model.reset_classifier(len(classifier))
     model.load_state_dict(convert_state_dict(checkpoint, model, strict=classifier is not None), strict=False)
     return model
+
+
+def build_model(spec: str) -> tuple[nn.Module, str, str]:
+    """A model with its weights, its name and where the weights are from, as ``Encoder`` has them.
+
+    Args:
+        spec: As ``load_encoder`` takes it.
+
+    Raises:
+        ValueError: If there is no such model, it has no published weights, or the checkpoint does not fit.
+    """
+    name, _, source = spec.partition("=")
+    pretrained = not source
+    if source not in ("", "random") and not os.path.isfile(source):
+        raise ValueError(f"no checkpoint at {source!r}; {name}=random takes drawn weights")
+    if pretrained and timm.is_model(get_arch_name(name)) and not _has_weights(name):
+        raise ValueError(f"no weights are published of {name}: name a checkpoint, {name}=FILE, or {name}=random")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = backbones.create_model(name, pretrained=pretrained)
+    if source not in ("", "random"):
+        model = _load(model, name, source)
+    if pretrained:
+        tag = model.pretrained_cfg.get("tag")
+        name = source = f"{get_arch_name(name)}.{tag}" if tag else name
+    return model, name, source
 
 
 def load_encoder(spec: str, img_size: tuple[int, int] | None = None, device: str | torch.device = "cpu") -> Encoder:
@@ -119,27 +155,15 @@ def load_encoder(spec: str, img_size: tuple[int, int] | None = None, device: str
         ValueError: If there is no such model, it has no published weights, the checkpoint does not fit, or the model
             does not map images to features.
     """
-    name, _, source = spec.partition("=")
-    if get_arch_name(name) in backbones.list_models(task="generation"):
-        raise ValueError(f"{name} denoises latents and is no encoder of images; docs/look.md shows its attention")
-    pretrained = not source
-    if source not in ("", "random") and not os.path.isfile(source):
-        raise ValueError(f"no checkpoint at {source!r}; {name}=random takes drawn weights")
-    if pretrained and timm.is_model(get_arch_name(name)) and not _has_weights(name):
-        raise ValueError(f"no weights are published of {name}: name a checkpoint, {name}=FILE, or {name}=random")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = backbones.create_model(name, pretrained=pretrained)
-    if source not in ("", "random"):
-        model = _load(model, name, source)
+    arch = get_arch_name(spec.partition("=")[0])
+    if arch in backbones.list_models(task="generation"):
+        raise ValueError(f"{arch} denoises latents and is no encoder of images: backbones look draws its attention")
+    model, name, source = build_model(spec)
     if not hasattr(model, "forward_intermediates"):
         raise ValueError(f"{name} gives no feature maps (it has no forward_intermediates)")
     if img_size is not None and hasattr(model, "set_input_size"):
         model.set_input_size(img_size=img_size)
     config = resolve_data_config({} if img_size is None else {"input_size": (3, *img_size)}, model=model)
     size = tuple(config["input_size"][-2:])
-    if pretrained:
-        tag = model.pretrained_cfg.get("tag")
-        name = source = f"{get_arch_name(name)}.{tag}" if tag else name
     transform = create_transform(**config)
     return Encoder(name, source, model.eval().to(device), size, transform, config["mean"], config["std"])

@@ -17,13 +17,14 @@ __all__ = ["Cut", "grad_cam", "pca_colours", "receptive_field", "token_cut"]
 def receptive_field(encoder: Encoder, images: Tensor, level: int = -1) -> Tensor:
     """Effective receptive field: |gradient| of the centre pixel of a level by the image, averaged over images: (H, W).
 
-    images: (B, 3, H, W). The gradient is that of the sum of the pixel's channels, its size the mean over colours.
+    images: (B, 3, H, W). The gradient is that of the sum of the pixel's positive channels, its size the mean over
+    colours. The sum of all channels has none where a level ends in a norm: it is the same for every image.
     Source: Luo et al., "Understanding the Effective Receptive Field", arXiv:1701.04128.
     """
     images = images.detach().clone().requires_grad_()
     with torch.enable_grad():
         maps = encoder.maps(images, level)
-        centre = maps[:, maps.shape[1] // 2, maps.shape[2] // 2].sum()
+        centre = maps[:, maps.shape[1] // 2, maps.shape[2] // 2].relu().sum()
         (gradient,) = torch.autograd.grad(centre, images)
     return gradient.abs().mean((0, 1))
 

@@ -10,6 +10,7 @@ from PIL import Image
 from backbones.cli import encode_latents
 from backbones.diffusion import Autoencoder
 from backbones.mm.training.diffusion import LatentImages
+from tests.cli.test_predict import odd_files
 from tests.tiny_encoders import write_autoencoder
 
 pytestmark = pytest.mark.mm
@@ -53,6 +54,18 @@ def test_latents_are_those_of_the_images(images, autoencoder, tmp_path):
     torch.testing.assert_close(val[3]["inputs"], mean[0], rtol=1e-2, atol=1e-3)  # stored in half precision
     stored = torch.from_numpy(np.load(tmp_path / "latents" / "val" / "dog.npy")[1]).float()
     torch.testing.assert_close(stored[4:], std[0], rtol=1e-2, atol=1e-3)
+
+
+def test_modes_of_images_do_not_matter(autoencoder, tmp_path):
+    gradient = Image.fromarray(np.add.outer(np.arange(16), np.arange(16)).astype(np.uint8) * 8)
+    for split in ("train", "val"):
+        (tmp_path / "images" / split / "scan").mkdir(parents=True)
+        odd_files(tmp_path / "images" / split / "scan", gradient)
+    encode(tmp_path / "images", autoencoder, tmp_path / "latents")
+    latents = np.load(tmp_path / "latents/val/scan.npy")
+    assert len(latents) == 9 and np.ptp(latents[0]) > 0.1
+    for other in latents[1:]:
+        np.testing.assert_allclose(other, latents[0], atol=1e-3)
 
 
 def test_an_interrupted_run_goes_on(images, autoencoder, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 import backbones
 from backbones.cli import check_export, export
 from backbones.deploy import Preprocessing, load_export
+from tests.cli.test_predict import odd_files
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,11 @@ def test_a_tag_is_exported_and_checked(
     row = next(line for line in table.splitlines() if line.startswith(str(photos / "0.jpg")))
     said = re.findall(r"\d \d+\.\d%", row)
     assert len(said) == 6 and said[:3] == said[3:]
+    (tmp_path / "odd").mkdir()
+    odd_files(tmp_path / "odd", Image.fromarray(np.add.outer(np.arange(32), np.arange(32)).astype(np.uint8) * 4))
+    assert check_export.main([str(file), "--images", str(tmp_path / "odd")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path / "odd") in line]
+    assert len(lines) == 9 and len({tuple(re.findall(r"\d \d+\.\d%", line)) for line in lines}) == 1
 
 
 @pytest.mark.slow
@@ -116,3 +123,6 @@ def test_check_of_what_is_no_export(photos: Path, tmp_path: Path) -> None:
         check_export.main([str(tmp_path / "a.onnx"), "--images", str(photos)])
     with pytest.raises(SystemExit, match="no image at"):
         check_export.main([str(tmp_path / "a.onnx"), "--images", str(tmp_path / "none")])
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(SystemExit, match="empty.png: empty file"):
+        check_export.main([str(tmp_path / "a.onnx"), "--images", str(tmp_path)])

@@ -15,6 +15,7 @@ from backbones.evaluation.attention import (
     PixelAttention,
     Scores,
     attention_maps,
+    attentive_kernels,
     head_importance,
     profile,
     record,
@@ -22,6 +23,7 @@ from backbones.evaluation.attention import (
 )
 from backbones.layers import (
     AggregatedAttention,
+    AttentiveConv,
     CausalRopeAttention,
     GlobalCosineAttention,
     HaloAttention,
@@ -35,6 +37,7 @@ from backbones.layers import (
     WindowAttention,
 )
 from backbones.layers.functional import rotary_table, window_grid
+from backbones.models.ptdit import Block as PTDiTBlock
 
 H, W, N = 3, 5, 15
 HEADS, D = 2, 16
@@ -230,7 +233,8 @@ def run(case: str) -> tuple[nn.Module, Tensor, list[PixelAttention]]:
         out = call()
     assert torch.equal(call(), out) or torch.allclose(call(), out, atol=1e-5)  # recording changes nothing
     assert not layer._forward_hooks and not layer._forward_pre_hooks
-    return layer, out, attention_maps(visits, (H, W))
+    maps = attention_maps(visits, (H, W))
+    return layer, out, [m for m in maps if m.kind != "proxies among themselves"]  # tests/evaluation/test_denoiser.py
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -255,7 +259,8 @@ def test_weights_are_what_the_layer_gives(case):
 
 
 def test_every_view_is_tested():
-    assert {type(run(case)[0]) for case in CASES} == set(VIEWS)
+    by_denoiser = {PTDiTBlock}  # tests/evaluation/test_denoiser.py
+    assert {type(run(case)[0]) for case in CASES} == set(VIEWS) - by_denoiser
 
 
 @pytest.mark.parametrize("name", backbones.list_models("test_*", task="classification"))
@@ -388,3 +393,24 @@ def test_importance_by_hand():
         after = model(images).log_softmax(1)
     expected = [float(before[i, before[i].argmax()] - after[i, before[i].argmax()]) for i in range(3)]
     assert found == pytest.approx([sum(expected) / 3], rel=1e-3, abs=1e-5) and abs(found[0]) > 1e-5
+
+
+@torch.no_grad()
+def test_kernels_make_the_result():
+    """What the layer gives is what its kernels, pixel by pixel, make of its input."""
+    torch.manual_seed(0)
+    layer = AttentiveConv(6)
+    x = torch.randn(1, H, W, 6)
+    with record(nn.Sequential(layer)) as visits:
+        out = layer(x)
+    kernels = attentive_kernels(visits[0])
+    projected = layer.x_proj(x)[0]
+    expected = torch.zeros(H, W, 6)
+    for y in range(H):
+        for x_ in range(W):
+            for i in range(3):
+                for j in range(3):
+                    if 0 <= y + i - 1 < H and 0 <= x_ + j - 1 < W:
+                        expected[y, x_] += kernels[:, i, j] * projected[y + i - 1, x_ + j - 1]
+    torch.testing.assert_close(layer.proj(expected), out[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(visits[0].output, out)

@@ -25,11 +25,20 @@ def test_receptive_field_by_differences(name):
                 step = torch.zeros_like(images)
                 step[b, c, y, x] = 1e-5
                 with torch.no_grad():
-                    up, down = (encoder.maps(images + sign * step, 0) for sign in (1, -1))
+                    up, down = (encoder.maps(images + sign * step, 0).relu() for sign in (1, -1))
                 centre = up.shape[1] // 2, up.shape[2] // 2
                 expected += abs(float((up - down)[:, centre[0], centre[1]].sum())) / 2e-5 / 6
         assert float(found[y, x]) == pytest.approx(expected, rel=1e-3, abs=1e-7)
     assert not any(p.grad is not None for p in encoder.model.parameters())
+
+
+@pytest.mark.parametrize("name", backbones.list_models("test_*", task="classification"))
+def test_no_receptive_field_is_empty(name):
+    """All channels of a normalised pixel add up to the same whatever it is: their gradient is none."""
+    encoder = load_encoder(f"{name}=random", (64, 64))
+    torch.manual_seed(0)
+    for level in range(len(encoder.widths)):
+        assert receptive_field(encoder, torch.randn(1, 3, 64, 64), level).max() > 1e-6
 
 
 @pytest.mark.parametrize("name", [*backbones.list_models("test_*", task="classification"), "test_resnet", "test_vit"])

@@ -71,6 +71,49 @@ def test_filters_search_and_reset(page: Page) -> None:
     assert 0 < len(names(page)) < len(chosen)
     assert all(float(text) <= 60 for text in cells(page, "params"))
     assert all(float(text.split()[0]) >= 46 for text in cells(page, "coco-box-ap"))
+    macs = sorted(float(text) for text in cells(page, "macs"))
+    page.find_element(By.NAME, "macs").send_keys(f"{macs[-1] - 1:g}")
+    assert 0 < len(names(page)) < len(macs)
+    assert all(float(text) <= macs[-1] - 1 for text in cells(page, "macs"))
+
+
+def test_filters_by_keyboard_alone(page: Page) -> None:
+    load(page)
+    menu = page.find_element(By.XPATH, "//summary[contains(., 'Family')]")
+    menu.send_keys(Keys.ENTER)
+    page.switch_to.active_element.send_keys(Keys.TAB)
+    box = page.switch_to.active_element
+    assert box.get_attribute("name") == "family" and box.is_displayed()
+    box.send_keys(Keys.SPACE)
+    family = box.get_attribute("value")
+    assert f"family={family}" in page.current_url
+    assert set(names(page)) == {e.title for e in ENTRIES if e.collection.name == family and e.task == "classification"}
+    box.send_keys(Keys.ESCAPE)  # closes the menu and goes back to its name
+    assert page.switch_to.active_element == menu and not box.is_displayed()
+    assert menu.find_element(By.TAG_NAME, "output").text == "1"
+
+
+def test_an_opened_row_has_everything(page: Page) -> None:
+    load(page, "?open=van-b0_8xb128_in1k")
+    (entry,) = (e for e in ENTRIES if e.name == "van-b0_8xb128_in1k")
+    row = page.find_element(By.CSS_SELECTOR, ".zoo-details")
+    titles = [caption.text.removesuffix("Copy").strip() for caption in row.find_elements(By.CSS_SELECTOR, "figcaption")]
+    assert [title for title in titles if title] == ["timm", "Feature maps", "OpenMMLab", "Train", "Export"]
+    assert "backbones export van_b0.in1k --format onnx" in row.text
+    assert "backbones train van-b0_8xb128_in1k" in row.text
+    row.find_element(By.TAG_NAME, "summary").click()  # the config
+    assert "_base_" in row.find_element(By.CSS_SELECTOR, "details pre").text
+    weights = row.find_element(By.XPATH, ".//dt[.='Weights']/following-sibling::dd").text
+    assert "van_tiny_754.pth.tar" in weights and "no hash published" in weights and "size: checked" in weights
+    assert entry.license in row.text and entry.collection.paper_title in row.text
+    numbers = [value.text for value in row.find_elements(By.CSS_SELECTOR, "dl dd")]
+    for result in entry.results:
+        for value in result["Metrics"].values():
+            assert any(text.startswith(f"{value}") and text.endswith(result["Source"]) for text in numbers)
+    load(page, "?open=van-test_1xb32-20e_digits-64px")  # in the package: everything is known of its weights
+    row = page.find_element(By.CSS_SELECTOR, ".zoo-details")
+    weights = row.find_element(By.XPATH, ".//dt[.='Weights']/following-sibling::dd").text
+    assert re.search(r"SHA-256 [0-9a-f]{64}", weights) and "784 kB" in weights
 
 
 def test_sorts_by_keyboard_with_blanks_last(page: Page) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.common.by import By
 
 from tests.site.conftest import DESKTOP, PHONE, Page
 
@@ -23,3 +24,13 @@ def test_page(name: str, page: Page) -> None:
         assert page.execute_script("return document.documentElement.scrollWidth") <= size[0]
         if name in KEPT:
             page.keep(f"{name.replace('/', '-')}-{'phone' if size == PHONE else 'desktop'}")
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_clickable_page(size: tuple[int, int], page: Page) -> None:
+    """What `backbones look` wrote, inside the site; tests/site/test_look_page.py clicks."""
+    page.go("gallery/click/index.html#x=0.3&y=0.4", size)
+    page.find_element(By.CSS_SELECTOR, "#click[aria-busy=false]")
+    assert page.find_elements(By.CSS_SELECTOR, "#click-layers figure[data-drawn]")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    page.keep(f"click-{'phone' if size == PHONE else 'desktop'}")
