@@ -17,11 +17,11 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
 
     q: (B, nh, N, d), k: (B, nh, M, d), v: (B, nh, M, d_v), bias: (B, nh, N, M) -> (B, nh, N, d_v)
     """
-    trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if trains and bias is None and use_fast_path(q, k, v) and _is_slow(q, k):
+    if bias is None and torch.is_grad_enabled() and use_fast_path(q, k, v) and _is_slow(q, k, v):
         return in_float32(F.scaled_dot_product_attention, q, k, v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
-def _is_slow(q: Tensor, k: Tensor) -> bool:
-    return compute_dtype(q) == torch.bfloat16 and q.shape[2] * k.shape[2] <= _LOGITS
+def _is_slow(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    trains = q.requires_grad or k.requires_grad or v.requires_grad
+    return trains and compute_dtype(q) == torch.bfloat16 and q.shape[2] * k.shape[2] <= _LOGITS
