@@ -79,19 +79,24 @@ def takes_rescaled(runtime: Runtime) -> bool:
     return runtime.metadata["input"] != "pixels from 0 to 255"
 
 
+def batch_of(runtime: Runtime, image: Tensor) -> Tensor:
+    """An image (C, H, W) as a batch (B, C, H, W) of the size that the file takes, which it fills."""
+    return image.repeat(runtime.metadata.get("batch") or 1, 1, 1, 1)
+
+
 def compare_classes(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
     """The most probable classes; the same is the first."""
     metadata = runtime.metadata
     preprocessing = Preprocessing.of_config(metadata)
     transforms = [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
-    calls = [lambda x: runtime(x)[0], found.model]
+    calls = [lambda x: runtime(batch_of(runtime, x))[0], lambda x: found.model(x[None])]
     rows, agreed = [], 0
     for file in files:
         image = read_image(file)
         cells, tops = [], []
         for transform, call in zip(transforms, calls, strict=True):
             with torch.inference_mode():
-                scores = call(transform(image)[None]).float().softmax(-1)[0]
+                scores = call(transform(image)).float().softmax(-1)[0]
             values, indices = scores.topk(min(topk, len(scores)))
             tops.append(int(indices[0]))
             pairs = zip(indices.tolist(), values.tolist(), strict=True)
@@ -115,7 +120,7 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
     for file in files:
         image = read_image(file)
         with torch.inference_mode():
-            scores = runtime(transform(image)[None])[0]
+            scores = runtime(batch_of(runtime, transform(image)))[0]
             scores = F.interpolate(
                 scores, (image.height, image.width), mode="bilinear", align_corners=found.trained.net.align_corners
             )
@@ -138,7 +143,7 @@ def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: i
     rows, agreed = [], 0
     for file in files:
         image = read_image(file)
-        x = transform(image)[None]
+        x = batch_of(runtime, transform(image))
         with torch.inference_mode():
             boxes, scores, labels = (y[0] for y in runtime(x))
             (sample,) = found.trained([file])

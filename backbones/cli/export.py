@@ -149,6 +149,12 @@ def _denoiser(model: Any, name: str, origin: dict[str, Any], license: str, rando
     )
 
 
+REFUSED = {
+    "MaskRCNN": "pools regions whose number depends on the image",
+    "Mask2FormerHead": "samples through an operator of mmcv",
+}
+
+
 def _trained(checkpoint: str, config: str, origin: dict[str, Any]) -> Source:
     """A classifier, semantic segmentation model or RetinaNet that ``backbones train`` has trained."""
     from backbones.cli.predict import load_mm
@@ -161,9 +167,10 @@ def _trained(checkpoint: str, config: str, origin: dict[str, Any]) -> Source:
     if decoder == "Mask2FormerHead":
         kind = decoder
     if not is_classifier and kind not in ("EncoderDecoder", "RetinaNet"):
+        reason = f", which {REFUSED[kind]}" if kind in REFUSED else ""
         raise ValueError(
-            f"{config} trains a {kind}: of configs, Semantic FPN and UPerNet, RetinaNet and classifiers whose backbone "
-            "has out_indices=None are exported"
+            f"{config} trains a {kind}{reason}: of configs, Semantic FPN and UPerNet, RetinaNet and classifiers whose "
+            "backbone has out_indices=None are exported"
         )
     settings = trained.cfg.model.get("data_preprocessor") or trained.cfg.data_preprocessor
     mean, std = (tuple(value / 255 for value in settings[key]) for key in ("mean", "std"))

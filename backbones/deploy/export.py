@@ -68,7 +68,7 @@ def export(
         img_size: Height and width of the example.
         batch: Images of a batch; None leaves it open.
         dynamic_size: Leave height and width open.
-        preprocessing: What the file says of its input.
+        preprocessing: What the file says of its input; a file of a fixed size says that size.
         rescale: Let the file take pixels from 0 to 255 and subtract the mean and divide by the deviation itself.
         half: Store weights as float16.
         int8: Compute in eight bits: calibration images (n, C, H, W) as the file takes them (``calibration_images``), or
@@ -119,11 +119,15 @@ def export(
         "weights_sha256": weights_hash(model),
         "torch": torch.__version__,
         "dynamic": [DIMENSIONS[d] for d in dynamic],
+        "batch": batch,
         "half": half,
         **(metadata or {}),
     }
     if preprocessing:
         stated |= {**asdict(preprocessing), "input": "pixels from 0 to 255" if rescale else "rescaled by mean and std"}
+    if "input_size" in stated and not dynamic_size:  # whatever the model's own size is
+        stated["input_size"] = (stated["input_size"][0], *img_size)
+        stated |= {"keep_ratio": False} if "keep_ratio" in stated else {}
     generator = torch.Generator().manual_seed(0)
 
     def images(batch: int, height: int, width: int) -> tuple[Tensor, ...]:
@@ -174,7 +178,7 @@ def export(
         if int8 is not None:
             shutil.rmtree(folder)
         for runtime, path, content in written:
-            runtime.annotate(path, content)
+            runtime.annotate(path, content, program if int8 is None else None)
         return _name_files(staging, Path(out), [path for _, path, _ in written])
 
 

@@ -138,11 +138,12 @@ def _onnx(
         prepared = Path(folder, target.name)
         quant_pre_process(source, prepared, skip_symbolic_shape=True)  # which knows no open sizes
         graph = onnx.load(prepared).graph
-        weights = {initializer.name for initializer in graph.initializer}
+        ranks = {initializer.name: len(initializer.dims) for initializer in graph.initializer}
         kept = [
             node.name
             for node in graph.node
-            if node.op_type in OPERATORS and (node.input[1] not in weights or _within(node.name, float_layers))
+            if node.op_type in OPERATORS
+            and (not _is_layer(node.op_type, ranks.get(node.input[1])) or _within(node.name, float_layers))
         ]
         options: dict[str, Any] = {
             "per_channel": True,
@@ -169,15 +170,15 @@ def _openvino(
 ) -> None:
     import nncf
     import openvino
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     model = openvino.Core().read_model(source)
     kept = []
     for op in model.get_ops():
         kind, name = op.get_type_name(), op.get_friendly_name()
-        weighted = "Convolution" in kind or (
-            kind == "MatMul" and op.input_value(1).get_node().get_type_name() == "Constant"
-        )
-        if kind != "Constant" and (not weighted or _within(name, float_layers)):
+        weight = op.input_value(1).get_node() if op.get_input_size() > 1 else None
+        rank = len(weight.get_output_shape(0)) if weight and weight.get_type_name() == "Constant" else None
+        if kind != "Constant" and (not _is_layer(kind, rank) or _within(name, float_layers)):
             kept.append(name)
     scope = nncf.IgnoredScope(names=kept, validate=False)
     if batches is None:
@@ -189,9 +190,11 @@ def _openvino(
             subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,  # activations with a zero point: those after GELU have few negatives
             ignored_scope=scope,
-            # SmoothQuant of channels is for language models: it multiplies VAN's error by ten
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1)
+                # over all images; the default, the mean of the batches' ranges, cuts off what is large in one of few
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                # SmoothQuant of channels is for language models: it multiplies VAN's error by ten
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1, convolution=-1),
             ),
         )
     openvino.save_model(model, target, compress_to_fp16=False)
@@ -229,6 +232,16 @@ def _pt2(
 
 
 QUANTIZERS: dict[str, Callable[..., None]] = {"onnx": _onnx, "openvino": _openvino, "pt2": _pt2}
+
+
+def _is_layer(kind: str, rank: int | None) -> bool:
+    """Whether an operator is a convolution or linear layer.
+
+    Args:
+        kind: "Conv", "GroupConvolution", "Gemm", "MatMul", ...
+        rank: Dimensions of its second input; None if that is computed. A matrix for each head is no linear layer.
+    """
+    return "Conv" in kind or (kind in ("Gemm", "MatMul") and rank == 2)
 
 
 def _within(name: str, patterns: Sequence[str]) -> bool:

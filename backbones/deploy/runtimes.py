@@ -57,8 +57,8 @@ class Runtime(ABC):
 
     @staticmethod
     @abstractmethod
-    def annotate(path: Path, metadata: dict[str, Any]) -> None:
-        """Add metadata to a written file."""
+    def annotate(path: Path, metadata: dict[str, Any], program: ExportedProgram | None = None) -> None:
+        """Add metadata to a written file; ``program`` is what it was written from, where that is at hand."""
 
     @classmethod
     def require(cls) -> None:
@@ -138,7 +138,7 @@ class ONNXRuntime(Runtime):
         onnx.save(model, path)
 
     @staticmethod
-    def annotate(path: Path, metadata: dict[str, Any]) -> None:
+    def annotate(path: Path, metadata: dict[str, Any], program: ExportedProgram | None = None) -> None:
         import onnx
 
         model = onnx.load(path, load_external_data=False)
@@ -187,7 +187,7 @@ class OpenVINO(Runtime):
             del model  # which maps the file of weights
 
     @staticmethod
-    def annotate(path: Path, metadata: dict[str, Any]) -> None:
+    def annotate(path: Path, metadata: dict[str, Any], program: ExportedProgram | None = None) -> None:
         import openvino
 
         model = openvino.Core().read_model(path)
@@ -223,8 +223,8 @@ class TorchExport(Runtime):
         torch.export.save(program, path)
 
     @staticmethod
-    def annotate(path: Path, metadata: dict[str, Any]) -> None:
-        program = torch.export.load(str(path))
+    def annotate(path: Path, metadata: dict[str, Any], program: ExportedProgram | None = None) -> None:
+        program = program or torch.export.load(str(path))  # loading takes seconds
         torch.export.save(program, path, extra_files={TorchExport._EXTRA: json.dumps(metadata)})
 
 

@@ -87,6 +87,7 @@ class TransNeXt(PyramidBackbone):
         ),
     }
     checkpoint_dims = {"official": {".attn.sr.weight": 4}}
+    int8_float_layers = ("pos_bias",)  # which takes coordinates: those of other sizes are outside a calibrated range
 
     def build_stem(self, cfg: TransNeXtConfig, in_chans: int, **dd: Any) -> nn.Module:
         dim = cfg.embed_dims[0]

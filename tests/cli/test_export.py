@@ -49,6 +49,18 @@ def test_a_tag_is_exported_and_checked(
 
 
 @pytest.mark.slow
+def test_a_file_of_one_size_is_checked_at_that_size(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["test_van.digits", "--format", "pt2", "--out", str(tmp_path), "--size", "48x80", "--batch", "2"]
+    assert export.main(arguments) == 0
+    file = tmp_path / "test_van.digits.pt2"
+    assert load_export(file).metadata["input_size"] == [3, 48, 80]
+    assert check_export.main([str(file), "--images", str(photos)]) == 0
+    assert "3 of 3 images have the same top class" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_checkpoint_with_the_name_of_its_model(photos: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     model = backbones.create_model("test_illama", num_classes=4)

@@ -35,7 +35,7 @@ def check_files(module: nn.Module, case: Case, out: Path, draw: Any, sizes: list
         module,
         out,
         case.name,
-        [format for format in FORMATS if (case.name, case.task, format) not in EXCEPTIONS],
+        [format for format in case.formats if (case.name, case.task, format) not in EXCEPTIONS],
         batch=None if "batch" in case.open else 2,
         dynamic_size="height" in case.open,
         compare=compare,
@@ -200,6 +200,7 @@ def test_a_denoiser_by_name(tmp_path: Path) -> None:
     arguments = ["test_ptdit", "--random-weights", "--format", "pt2", "--out", str(tmp_path)]
     assert export.main([*arguments, "--size", "16x32"]) == 0
     runtime = load_export(tmp_path / "test_ptdit.pt2")
+    assert runtime.metadata["input_size"] == [4, 16, 32]
     assert runtime.metadata["dynamic"] == [] and list(runtime.metadata["differences"]) == ["1 x 16 x 32"]
     (out,) = runtime(torch.randn(1, 4, 16, 32), torch.tensor([500.0]), torch.tensor([3]))
     assert out.shape == (1, 4, 16, 32) and out.std() > 0
@@ -214,7 +215,11 @@ def test_what_is_refused_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     mask_rcnn, fpn = (save_untrained(config, Path(f"{i}.pth")) for i, config in enumerate((MASK_RCNN, SEGMENTATION)))
     for arguments, message in (
-        ([mask_rcnn, "--config", MASK_RCNN], "trains a MaskRCNN: of configs, Semantic FPN and UPerNet, RetinaNet"),
+        (
+            [mask_rcnn, "--config", MASK_RCNN],
+            "MaskRCNN, which pools regions whose number depends on the image: of",
+        ),
+        ([fpn, "--config", SEGMENTATION, "--int8", "dynamic"], "int8 files are of classifiers, not for segmentation"),
         ([fpn, "--config", RETINANET], "does not fit the config: missing"),
         ([fpn, "--config", SEGMENTATION, "--img-size", "16"], "16 x 16 pixels are below 32 x 32"),
         (["test_ptdit", "--random-weights", "--size", "dynamic"], "fixed size: write --size 16x16"),

@@ -6,35 +6,71 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import backbones
-from backbones.deploy import FORMATS, ExportError, Preprocessing, export, load_export
+from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export, load_export
 from backbones.deploy.export import difference
-from tests.deploy.cases import classifier
+from backbones.deploy.programs import capture
+from backbones.deploy.quantization import INT8_TOLERANCE, _within, agreement, quantize
+from backbones.deploy.runtimes import OPSET
+from tests.deploy.cases import INITIAL, classifier, int8_layers
 from tests.test_models import TINY, images
 from tools.export_page import OPEN
+from tools.int8_table import SUFFIXES
 
 PREPROCESSING = Preprocessing(input_size=(3, 64, 96), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
+def check_int8(model: nn.Module, path: Path, crops: Tensor) -> None:
+    """The file quantised is near the model, at a size and batch that were not calibrated, too."""
+    weighted = [name for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = sum(not _within(name, model.int8_float_layers) for name in weighted)
+    target = path.with_stem(f"{path.stem}_int8")
+    quantize(SUFFIXES[path.suffix], path, target, crops.split(8), model.int8_float_layers)
+    runtime = load_export(target)
+    for x in (crops, nn.functional.interpolate(crops[:3], (77, 130), mode="bilinear")):
+        with torch.no_grad():
+            expected = model(x)
+        assert 0 < agreement([[expected]], [runtime(x)]).relative_error <= INT8_TOLERANCE, (path.suffix, x.shape)
+    assert int8_layers(target) >= layers, path.suffix
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
-def test_every_format_computes_what_the_model_does(name: str, tmp_path: Path) -> None:
-    """At sizes that the exporter never saw, too: smaller, larger, odd, other batches."""
-    model = classifier(name)
+def test_every_format_computes_what_the_model_does(name: str, crops: Tensor, tmp_path: Path) -> None:
+    """At sizes that the exporter never saw, too: smaller, larger, odd, other batches; and nearly so in eight bits.
+
+    One test for float and int8, because exporters take longest. (PT2E on every model is in tests/clients.)
+    """
+    model = classifier(name, initial=name in INITIAL)
     paths = export(model, tmp_path, name, list(FORMATS), img_size=(64, 96), preprocessing=PREPROCESSING)
     assert {path.suffix for path in paths} == {runtime.suffix for runtime in FORMATS.values()}
     generator = torch.Generator().manual_seed(2)
-    for size in ((1, 32, 33), (2, 77, 130), (1, 250, 321)):
-        x = torch.randn(size[0], 3, *size[1:], generator=generator)
-        with torch.no_grad():
-            expected = model(x)
-        for path in paths:
-            runtime = load_export(path)
-            assert difference([expected], runtime(x)) < model.export_tolerance, (path.suffix, size)
-            assert len(runtime.metadata["differences"]) == 3
-            assert runtime.metadata["dynamic"] == list(OPEN["classification"])
+    sizes = ((1, 32, 33), (2, 77, 130), (1, 250, 321))
+    samples = [torch.randn(size[0], 3, *size[1:], generator=generator) for size in sizes]
+    with torch.no_grad():
+        expected = [model(x) for x in samples]
+    for path in paths:
+        runtime = load_export(path)
+        for x, y in zip(samples, expected, strict=True):
+            assert difference([y], runtime(x)) < model.export_tolerance, (path.suffix, x.shape)
+        assert len(runtime.metadata["differences"]) == 3
+        assert runtime.metadata["dynamic"] == list(OPEN["classification"])
+        if path.suffix != ".pt2" and name not in INITIAL:
+            check_int8(model, path, crops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INITIAL)
+def test_int8_where_float_files_have_initial_weights(name: str, crops: Tensor, tmp_path: Path) -> None:
+    model = classifier(name)
+    program = capture(model, (crops[:2],), (0, 2, 3))
+    for format in ("onnx", "openvino"):
+        path = tmp_path / f"{name}{FORMATS[format].suffix}"
+        FORMATS[format].write(program, path, OPSET, (0, 2, 3), half=False)
+        check_int8(model, path, crops)
 
 
 class Mean(nn.Module):
@@ -78,9 +114,34 @@ def test_fixed_sizes(format: str, linear: nn.Module, tmp_path: Path) -> None:
     (path,) = export(linear, tmp_path, "linear", [format], img_size=(40, 50), batch=1, dynamic_size=False)
     runtime = load_export(path)
     assert list(runtime.metadata["differences"]) == ["1 x 40 x 50"]
+    assert runtime.metadata["batch"] == 1
     runtime(torch.randn(1, 3, 40, 50))
     with pytest.raises(Exception):  # noqa: B017 (each runtime has its own type)
         runtime(torch.randn(2, 3, 40, 60))
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        PREPROCESSING,
+        DensePreprocessing(input_size=(3, 64, 96), keep_ratio=True, mean=(0.5,) * 3, std=(0.2,) * 3),
+    ],
+    ids=["classifier", "dense"],
+)
+def test_images_are_prepared_at_the_size_of_the_file(
+    preprocessing: Preprocessing | DensePreprocessing, linear: nn.Module, tmp_path: Path
+) -> None:
+    """At the fixed one, whatever the model's own is; that stays where sizes are open."""
+    image = Image.effect_noise((75, 60), 80).convert("RGB")
+    for dynamic in (False, True):
+        options = {"img_size": (40, 50), "dynamic_size": dynamic, "preprocessing": preprocessing}
+        (path,) = export(linear, tmp_path, "linear", ["pt2"], **options)
+        found = type(preprocessing).of_config(load_export(path).metadata)
+        if dynamic:
+            assert found == preprocessing
+        else:
+            assert found.input_size == (3, 40, 50)
+            assert found.transform()(image).shape == (3, 40, 50)
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])

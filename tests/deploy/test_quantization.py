@@ -1,83 +1,28 @@
-"""int8 files: near the model for every family, as accurate on digits, and what a mistake leaves behind."""
+"""int8 files: as accurate on digits, what stays float, and what a mistake leaves behind.
+
+test_export.py has that they are near the model, for every family.
+"""
 
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from backbones.cli import check_export
 from backbones.cli import export as export_command
 from backbones.deploy import FORMATS, ExportError, Preprocessing, export, load_export
-from backbones.deploy.programs import capture
-from backbones.deploy.quantization import INT8_TOLERANCE, agreement, calibration_images, quantize
-from backbones.deploy.runtimes import OPSET
+from backbones.deploy.quantization import agreement, calibration_images
 from backbones.images import read_image
-from tests.deploy.cases import SHALLOW
+from tests.deploy.cases import int8_layers
 from tests.deploy.test_export import Mean
-from tests.every_module import lively
-from tests.test_models import TINY
 from tools import int8_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def crops() -> Tensor:
-    """Parts of two photographs: (16, 3, 64, 96), normalised."""
-    photographs = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2) / 255
-    parts = [photographs[i % 2, :, 50 * (i // 4) :, 100 * (i % 4) :][None, :, :150, :225] for i in range(16)]
-    return nn.functional.interpolate((torch.cat(parts) - 0.45) / 0.225, (64, 96), mode="bilinear", antialias=True)
-
-
-def int8_layers(path: Path) -> int:
-    """Layers of a file whose weight has eight bits."""
-    if path.suffix == ".onnx":
-        import onnx
-
-        graph = onnx.load(path).graph
-        small = {w.name for w in graph.initializer if w.data_type == onnx.TensorProto.INT8 and w.dims}
-        used = Counter(name for node in graph.node for name in set(node.input) & small)
-        return sum(used[name] > 0 and not name.endswith("zero_point") for name in small)
-    if path.suffix == ".xml":
-        import openvino
-
-        constants = [op for op in openvino.Core().read_model(path).get_ops() if op.get_type_name() == "Constant"]
-        weights = [op for op in constants if len(op.get_output_shape(0)) > 1]
-        return sum(op.get_element_type().get_type_name() in ("i8", "u8") for op in weights)
-    nodes = torch.export.load(str(path)).graph.nodes
-    return sum("dequantize" in str(n.target) and n.args[0].op == "placeholder" for n in nodes)
-
-
-# int8 files of aggregated attention and of gated heads are not known to be near: test_moh failed, the cause is open.
-UNKNOWN = dict.fromkeys(["test_moh", "test_nat_moh", "test_transnext"], "int8 not within the limit, or not measured")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TINY if name not in UNKNOWN])
-def test_every_model_stays_near(name: str, crops: Tensor, tmp_path: Path) -> None:
-    """At sizes and batches that were not calibrated, too. (PT2E on every model is in tests/clients.)"""
-    model = lively(name, **SHALLOW.get(name, {})).eval()
-    layers = sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in model.modules())
-    program = capture(model, (crops[:2],), (0, 2, 3))
-    samples = [crops, nn.functional.interpolate(crops[:3], (77, 130), mode="bilinear")]
-    with torch.no_grad():
-        expected = [model(x) for x in samples]
-    for format in ("onnx", "openvino"):
-        runtime = FORMATS[format]
-        source, target = (tmp_path / f"{name}{kind}{runtime.suffix}" for kind in ("", "_int8"))
-        runtime.write(program, source, OPSET, (0, 2, 3), half=False)
-        quantize(format, source, target, crops.split(8), model.int8_float_layers)
-        loaded = runtime(target)
-        for x, y in zip(samples, expected, strict=True):
-            assert 0 < agreement([[y]], [loaded(x)]).relative_error <= INT8_TOLERANCE, format
-        assert int8_layers(target) >= layers, format
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +46,7 @@ def test_a_trained_model_stays_as_good(
     train, test, labels = digits
     int8 = str(train) if ranges == "static" else "dynamic"
     arguments = ["test_van.digits", "--format", *FORMATS, "--out", str(tmp_path), "--int8", int8]
+    arguments += [] if ranges == "static" else ["--size", "64x64"]  # which is written faster
     assert export_command.main([*arguments, "--int8-images", "32"]) == 0
     assert "int8 32 x 64 x 64 differs by" in capsys.readouterr().out or ranges == "dynamic"
     model = export_command.load_source("test_van.digits").model
@@ -143,7 +89,7 @@ def test_a_family_keeps_layers_in_float(format: str, int8: str, crops: Tensor, t
     assert list(found.values()) == [2, 1, 0]
 
 
-@pytest.mark.parametrize("format", ["onnx", "pt2"])  # NNCF takes the mean of the batches' ranges: these are too few
+@pytest.mark.parametrize("format", FORMATS)
 def test_fixed_batches(format: str, crops: Tensor, tmp_path: Path) -> None:
     options = {"img_size": (64, 96), "batch": 3, "dynamic_size": False, "int8": crops}
     (path,) = export(TwoLayers().eval(), tmp_path, "two", [format], **options)
