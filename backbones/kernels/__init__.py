@@ -11,7 +11,7 @@ from backbones.kernels.halo import halo_attention
 from backbones.kernels.layout import to_nchw, to_nhwc
 from backbones.kernels.machine import Machine, current_machine, set_fast_kernels, use_machine
 from backbones.kernels.memory import by_images, keep_freed_memory
-from backbones.kernels.planner import gated, matmul, register_layer, sequential, shortcut
+from backbones.kernels.planner import gated, glu, matmul, register_layer, sequential, shortcut
 from backbones.kernels.rows import sum_rows
 from backbones.kernels.tiles import tiled_attention
 
@@ -23,6 +23,7 @@ __all__ = [
     "dynamic_depthwise",
     "fused_attention",
     "gated",
+    "glu",
     "halo_attention",
     "keep_freed_memory",
     "matmul",

@@ -26,6 +26,7 @@ Pair = tuple[int, int]
 
 # What torch.compile emits for a convolution with an activation on it. A private operator, so it may go away.
 _convolution_pointwise = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+_times = getattr(_convolution_pointwise, "binary", None)
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -52,17 +53,35 @@ def _beats_blas(x: Tensor) -> bool:
     return rows >= 64 if here.avx512 else rows >= 4096 and width <= 1024
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "none") -> Tensor:
+def _pixels(x: Tensor) -> Tensor:
+    """View rows of a contiguous tensor as the pixels of a channels-last image: (..., C) -> (1, C, rows, 1)"""
+    return x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "none", times: Tensor | None = None
+) -> Tensor:
     """``F.linear`` with an activation of ``ACTS`` on its result, as a 1x1 convolution where that kernel is faster.
 
-    x: (..., C) -> (..., C_out). Rows of a contiguous ``x`` are the pixels of a channels-last (1, C, rows, 1) tensor, so
-    nothing is copied on the way in or out.
+    x: (..., C), times: (..., C_out) or None, which multiplies a result without activation -> (..., C_out). Rows of a
+    contiguous ``x`` are the pixels of a channels-last (1, C, rows, 1) tensor, so nothing is copied on the way in or
+    out.
     """
     width = x.shape[-1]
     rows = x.numel() // width
+    if times is not None:
+        if not (_times is not None and rows >= 64 and _fuses(x) and _has_kernel(x)):
+            return linear(x, weight, bias, act) * times
+        dtype = compute_dtype(x)  # not seen by autocast
+        x, times, weight = (t.to(dtype) for t in (x, times, weight))
+        bias = bias if bias is None else bias.to(dtype)
+        geometry = [0, 0], [1, 1], [1, 1], 1  # padding, stride, dilation, groups
+        pixels = _times(
+            _pixels(x), _pixels(times), weight[:, :, None, None], bias, *geometry, "mul", None, None, [], None
+        )
+        return pixels.permute(0, 2, 3, 1).view(times.shape)
     if _beats_blas(x) or (act != "none" and rows >= 64 and _fuses(x)):
-        pixels = x.reshape(1, rows, 1, width).permute(0, 3, 1, 2)  # (1, C, rows, 1)
-        out = conv2d(pixels, weight[:, :, None, None], bias, act=act)
+        out = conv2d(_pixels(x), weight[:, :, None, None], bias, act=act)
         return out.permute(0, 2, 3, 1).reshape(x.shape[:-1] + weight.shape[:1])
     return ACTS[act][0](F.linear(x, weight, bias))
 

@@ -9,9 +9,11 @@ neighbours are then run by the table below, everything else is called as it stan
 | linear or convolution, activation | one kernel | |
 | linear or convolution, BatchNorm2d in evaluation | norm in the weights | |
 | matmul, linear | one product where pixels outnumber channels | the same |
+| linear, glu | two products without a copy, the second times the gate in one kernel | two products without a copy |
+| RMSNorm, linear to fewer channels | norm on the result, its weight in the layer's | |
 | shortcut of a depthwise convolution | one convolution | the same |
 | linear ... linear on a batch | a few images at a time | |
-| activation, linear | | activated map is recomputed in the backward pass, never stored |
+| activation, (RMSNorm,) linear | | activated map is recomputed in the backward pass, never stored |
 | linear ... activation ... linear of few channels | | hidden maps are recomputed, a few images at a time |
 """
 
@@ -72,13 +74,29 @@ class gated:
         return self.act(gate) * x
 
 
+class glu:
+    """The step ``layers`` of the first half of the channels, times the second half.
+
+    ``layers`` are steps and end with an activation. x: (..., 2 * dim) -> (..., dim)
+    """
+
+    __slots__ = ("layers",)
+
+    def __init__(self, *layers: Step) -> None:
+        self.layers = layers
+
+    def __call__(self, x: Tensor) -> Tensor:
+        gate, x = x.chunk(2, dim=-1)
+        return sequential(gate.contiguous(), *self.layers) * x
+
+
 def sequential(x: Any, *steps: Step) -> Any:
     """``for step in steps: x = step(x)``, by the fastest kernels that give the same.
 
     Args:
         x: What the first step takes: a tensor, or a pair of tensors for ``gated``.
-        steps: Modules of a block, and between them the views ``to_nchw`` and ``to_nhwc``, ``shortcut``, ``gated`` and
-            ``matmul``. An ``nn.Sequential`` counts as its modules.
+        steps: Modules of a block, and between them the views ``to_nchw`` and ``to_nhwc``, ``shortcut``, ``gated``,
+            ``glu`` and ``matmul``. An ``nn.Sequential`` counts as its modules.
             Linear layers and activations take any layout whose last dimension is the channels, convolutions and batch
             norms (B, C, H, W).
     """
@@ -107,7 +125,7 @@ def register_layer(layer: type[nn.Module], kind: str) -> None:
 
     Args:
         layer: Its type; subclasses are not meant.
-        kind: "linear", "conv", "norm", "act", "identity" or "container"; "scale" multiplies by ``gamma``.
+        kind: "linear", "conv", "norm", "rms", "act", "identity" or "container"; "scale" multiplies by ``gamma``.
     """
     _KINDS[layer] = kind
     _FORWARDS[layer] = layer.forward
@@ -117,6 +135,7 @@ for _layer, _name in (
     (nn.Linear, "linear"),
     (nn.Conv2d, "conv"),
     (nn.BatchNorm2d, "norm"),
+    (nn.RMSNorm, "rms"),
     (nn.GELU, "act"),
     (nn.ReLU, "act"),
     (nn.SiLU, "act"),
@@ -143,6 +162,8 @@ def _kind(step: Any) -> str:
             return "matmul"
         if type(step) is gated:
             return "gate" if _kind(step.act) == "act" else ""
+        if type(step) is glu:
+            return "glu" if _is_plain_glu(step) else ""
         if type(step) is shortcut and len(step.layers) == 1 and _kind(step.layers[0]) == "conv":
             conv: Any = step.layers[0]
             return "shortcut" if conv.groups == conv.in_channels and _keeps_size(conv) else ""
@@ -157,6 +178,8 @@ def _kind(step: Any) -> str:
         return ""  # something computes it
     if kind == "norm" and (step.training or step.running_mean is None or not step.affine):
         return ""
+    if kind == "rms" and (step.eps is None or step.weight is None or len(step.normalized_shape) != 1):
+        return ""
     if kind == "conv" and (step.padding_mode != "zeros" or isinstance(step.padding, str)):
         return ""
     return kind
@@ -169,6 +192,14 @@ def _flat(steps: Iterable[Step]) -> Iterator[Step]:
             yield from _flat(step)
         else:
             yield step
+
+
+def _is_plain_glu(step: glu) -> bool:
+    """Whether its layers are depthwise convolutions that keep the size of their map, and an activation after them."""
+    kinds = [_kind(layer) for layer in step.layers]
+    convs: list[Any] = [layer for layer, kind in zip(step.layers, kinds, strict=True) if kind == "conv"]
+    depthwise = all(conv.groups == conv.in_channels == conv.out_channels and _keeps_size(conv) for conv in convs)
+    return set(kinds) <= {"view", "conv", "act"} and kinds[-1:] == ["act"] and kinds.count("act") == 1 and depthwise
 
 
 def _keeps_size(conv: nn.Conv2d) -> bool:
@@ -207,9 +238,25 @@ def _run(x: Any, steps: Sequence[tuple[str, Any]]) -> Any:
 
 def _tensors(step: Any) -> list[Tensor]:
     """Weight and bias of a step that has them."""
-    step = step.layers[0] if type(step) is shortcut else step
+    if type(step) in (shortcut, glu):
+        return [t for layer in step.layers for t in _tensors(layer)]
     parameters = getattr(step, "_parameters", {})
     return [p for p in parameters.values() if p is not None]
+
+
+def _known(steps: Sequence[Step]) -> list[tuple[str, Any]]:
+    """The plain steps of a ``glu`` with their kinds, but for views."""
+    return [(_kind(step), step) for step in steps if step is not to_nchw and step is not to_nhwc]
+
+
+def _weights(layers: Sequence[tuple[str, Any]]) -> Iterator[Tensor | None]:
+    """Weight and bias of each layer in turn, as ``_evaluate`` takes them."""
+    for kind, step in layers:
+        if kind in ("shortcut", "glu"):
+            yield from _weights(_known(step.layers))
+        elif kind in ("linear", "conv", "rms"):
+            yield step.weight
+            yield getattr(step, "bias", None)
 
 
 def _infer(x: Any, layers: list[tuple[str, Any]]) -> Tensor:
@@ -222,17 +269,27 @@ def _infer(x: Any, layers: list[tuple[str, Any]]) -> Tensor:
 
 def _evaluate(layers: Sequence[tuple[str, Any]], parameters: Iterator[Tensor | None] | None, x: Any) -> Tensor:
     """The layers in turn, each with the activation or norm after it, with other weights and biases where given."""
+
+    def own(layer: Any) -> tuple[Tensor, Tensor | None]:
+        if parameters is None:
+            return layer.weight, getattr(layer, "bias", None)
+        return next(parameters), next(parameters)  # type: ignore[return-value]
+
     i = 0
     while i < len(layers):
         kind, layer = layers[i]
         i += 1
-        after = layers[i] if i < len(layers) else ("", None)
+        after: tuple[str, Any] = layers[i] if i < len(layers) else ("", None)
         if kind == "matmul" and after[0] == "linear" and x.shape[1] > x.shape[2] and computes_in(x, torch.float32):
             x = _matmul_linear(x, layer.matrix, after[1])
             i += 1
         elif kind in ("linear", "conv", "shortcut"):
             conv = layer.layers[0] if kind == "shortcut" else layer
-            weight, bias = (conv.weight, conv.bias) if parameters is None else (next(parameters), next(parameters))
+            weight, bias = own(conv)
+            if kind == "linear" and after[0] == "glu":
+                x = _linear_glu(x, weight, bias, after[1], parameters)
+                i += 1
+                continue
             if (
                 kind != "shortcut"
                 and after[0] == "norm"
@@ -247,12 +304,23 @@ def _evaluate(layers: Sequence[tuple[str, Any]], parameters: Iterator[Tensor | N
                 act = _act_name(after[1])
                 i += 1
             x = _convolve(kind, conv, x, weight, bias, act)
+        elif kind == "rms":
+            weight, _ = own(layer)
+            narrows = after[0] == "linear" and after[1].out_features < after[1].in_features
+            if narrows and not torch.is_grad_enabled() and computes_in(x, torch.float32):
+                x = _rms_norm_linear(x, weight, layer.eps, *own(after[1]))
+                i += 1
+            else:
+                x = F.rms_norm(x, layer.normalized_shape, weight, layer.eps)
         elif kind == "norm":
             x = to_nhwc(layer(to_nchw(x)))
         elif kind == "act":  # never in place: ``x`` may be stored for the backward pass
             x = ACTS[_act_name(layer)][0](x)
         elif kind == "gate":
             x = ACTS[_act_name(layer.act)][0](x[0]) * x[1]
+        elif kind == "glu":
+            gate, x = x.chunk(2, dim=-1)
+            x = _evaluate(_known(layer.layers), parameters, gate.contiguous()) * x
         else:
             x = layer(x)
     return x
@@ -274,6 +342,28 @@ def _fold_norm(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor | None) -> tup
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     mean = norm.running_mean if bias is None else norm.running_mean - bias
     return weight * scale.view(-1, *[1] * (weight.ndim - 1)), norm.bias - mean * scale
+
+
+def _halves(weight: Tensor, bias: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Weights and biases of the two layers that compute half of the channels each."""
+    return zip(weight.chunk(2), (None, None) if bias is None else bias.chunk(2), strict=True)
+
+
+def _linear_glu(
+    x: Tensor, weight: Tensor, bias: Tensor | None, step: glu, parameters: Iterator[Tensor | None] | None
+) -> Tensor:
+    """``step`` after a linear layer, whose halves are never side by side."""
+    first, second = _halves(weight, bias)
+    gate = _evaluate(_known(step.layers), parameters, linear(x, *first))
+    return linear(x, *second, times=gate)
+
+
+def _rms_norm_linear(x: Tensor, scale: Tensor, eps: float, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer after RMSNorm: what the norm multiplies pixels by goes onto the narrower result."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    factor = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    y = linear(x, weight * scale)
+    return y.mul_(factor) if bias is None else torch.addcmul(bias, y, factor)
 
 
 def _matmul_linear(x: Tensor, matrix: Tensor, layer: nn.Linear) -> Tensor:
@@ -299,8 +389,14 @@ def _train(x: Any, layers: list[tuple[str, Any]]) -> Tensor:
         if kind == "linear" and last and between and _is_cheap(x, layer, between):
             x = _recomputed(layers[i:last], layers[last][1], x)
             i = last + 1
-        elif kind in ("act", "gate") and last == i + 1:
-            x = _recomputed([layers[i]], layers[last][1], x)
+        elif kind == "linear" and layers[i + 1 : i + 2] and layers[i + 1][0] == "glu":
+            *before, act = layers[i + 1][1].layers
+            gate, x = (linear(x, *half) for half in _halves(layer.weight, layer.bias))
+            x = _evaluate(_known(before), None, gate), x
+            layers = [*layers[: i + 1], ("gate", gated(act)), *layers[i + 2 :]]
+            i += 1
+        elif kind in ("act", "gate") and last and all(kind == "rms" for kind, _ in between):
+            x = _recomputed(layers[i:last], layers[last][1], x)
             i = last + 1
         else:
             width = 2 if kind == "matmul" and last == i + 1 else 1
@@ -315,9 +411,9 @@ def _is_cheap(x: Tensor, layer: nn.Linear, between: Sequence[tuple[str, Any]]) -
     From few channels that takes less time than the memory: glibc takes blocks above 32 MiB from the kernel anew, page
     by page, and a block's hidden maps and their gradients are four of them.
     """
-    if any(kind not in ("act", "conv", "shortcut") for kind, _ in between):
+    if any(kind not in ("act", "conv", "shortcut", "glu", "rms") for kind, _ in between):
         return False
-    convs = [conv.layers[0] if kind == "shortcut" else conv for kind, conv in between if kind != "act"]
+    convs = [conv.layers[0] if kind == "shortcut" else conv for kind, conv in between if kind in ("conv", "shortcut")]
     if not all(_keeps_size(conv) and conv.groups == conv.in_channels == conv.out_channels for conv in convs):
         return False
     return layer.in_features <= 128 and x.shape[:-1].numel() * layer.out_features * x.element_size() > 32 * 2**20
@@ -327,15 +423,10 @@ def _recomputed(layers: list[tuple[str, Any]], final: nn.Linear, x: Any) -> Tens
     """``final`` after ``layers``, of which only the input is stored."""
     inputs = x if isinstance(x, tuple) else (x,)
     shape = inputs[0].shape[:-1]
-    if all(kind in ("linear", "act", "gate") for kind, _ in layers):  # rows are independent
+    if all(kind in ("linear", "act", "gate", "rms") for kind, _ in layers):  # rows are independent
         inputs = tuple(t.reshape(-1, t.shape[-1]) for t in inputs)
-    parameters: list[Tensor | None] = []
-    for kind, step in layers:
-        if kind not in ("act", "gate"):
-            layer = step.layers[0] if kind == "shortcut" else step
-            parameters += [layer.weight, layer.bias]
     dtype = compute_dtype(inputs[0])  # autocast does not see into the function
-    tensors = [t if t is None else t.to(dtype) for t in (final.weight, final.bias, *inputs, *parameters)]
+    tensors = [t if t is None else t.to(dtype) for t in (final.weight, final.bias, *inputs, *_weights(layers))]
     entry = inputs[0].shape[1:-1].numel() * final.in_features * inputs[0].element_size()
     out = _Recomputed.apply(layers, max(1, _RECOMPUTED_BYTES // entry), len(inputs), *tensors)
     return out.view(*shape, -1)

@@ -3,7 +3,7 @@
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from backbones.kernels import sequential, to_nchw, to_nhwc
+from backbones.kernels import glu, sequential, to_nchw, to_nhwc
 
 
 @register_notrace_module
@@ -29,7 +29,5 @@ class ConvGLU(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The first half is re-laid: the convolution wants its pixels side by side."""
-        gate, x = sequential(x, self.fc1).chunk(2, dim=-1)
-        gate = sequential(gate.contiguous(), to_nchw, self.dwconv, to_nhwc, self.act)
-        return sequential(gate * x, self.norm, self.fc2)
+        gates = glu(to_nchw, self.dwconv, to_nhwc, self.act)
+        return sequential(x, self.fc1, gates, self.norm, self.fc2)

@@ -21,7 +21,7 @@ from timm.layers import DropPath, LayerScale, trunc_normal_
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from backbones.kernels import sequential
+from backbones.kernels import sequential, shortcut
 from backbones.layers import AttentiveConv, ClassifierHead, ConvGLU, PatchEmbed
 from backbones.models._pyramid import PyramidBackbone, Stage
 from backbones.models._registry import register_variants
@@ -71,8 +71,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ls1(self.token_mixer(self.norm1(x))))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        mixer = shortcut(self.norm1, self.token_mixer, self.ls1, self.drop_path)
+        mlp = shortcut(self.norm2, self.mlp, self.ls2, self.drop_path)
+        return sequential(x, mixer, mlp)
 
 
 class AttNet(PyramidBackbone):

@@ -12,8 +12,19 @@ from timm.layers import LayerScale
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from backbones.kernels import Machine, gated, matmul, planner, sequential, set_fast_kernels, shortcut, to_nchw, to_nhwc
-from backbones.layers import ConvMlp, Mlp, SwiGLU
+from backbones.kernels import (
+    Machine,
+    gated,
+    glu,
+    matmul,
+    planner,
+    sequential,
+    set_fast_kernels,
+    shortcut,
+    to_nchw,
+    to_nhwc,
+)
+from backbones.layers import ConvGLU, ConvMlp, Mlp, SwiGLU
 
 
 def depthwise(dim: int) -> nn.Conv2d:
@@ -26,6 +37,12 @@ def norm(dim: int) -> nn.BatchNorm2d:
         nn.init.normal_(t)
     layer.running_var.uniform_(0.5, 2)
     return layer.eval()
+
+
+def rms_norm(dim: int) -> nn.RMSNorm:
+    layer = nn.RMSNorm(dim, eps=1e-6)
+    nn.init.normal_(layer.weight)
+    return layer
 
 
 BLOCKS: dict[str, Callable[[], list]] = {
@@ -41,13 +58,31 @@ BLOCKS: dict[str, Callable[[], list]] = {
     "norm": lambda: [nn.Linear(6, 9, bias=False), to_nchw, norm(9), to_nhwc, nn.ReLU(), nn.Linear(9, 6)],
     "convolutions": lambda: [to_nchw, nn.Conv2d(6, 9, 3, 2, 1), norm(9), nn.GELU(), nn.Conv2d(9, 6, 3), to_nhwc],
     "pre-norm": lambda: [shortcut(to_nchw, norm(6), to_nhwc, nn.Linear(6, 6), LayerScale(6, 0.5), nn.Identity())],
+    "glu": lambda: [nn.Linear(6, 18), glu(to_nchw, depthwise(9), to_nhwc, nn.GELU()), nn.Linear(9, 6)],
+    "glu, norm": lambda: [nn.Linear(6, 18, bias=False), glu(nn.SiLU()), rms_norm(9), nn.Linear(9, 6)],
+    "glu first": lambda: [glu(to_nchw, depthwise(3), depthwise(3), nn.ReLU(), to_nhwc), nn.Linear(3, 6)],
+    "glu last": lambda: [nn.Linear(6, 18), glu(nn.GELU("tanh"))],
+    "glu, unknown": lambda: [nn.Linear(6, 18), glu(nn.LayerNorm(9), nn.GELU()), rms_norm(9), nn.Linear(9, 12)],
+    "RMSNorm": lambda: [rms_norm(6), nn.Linear(6, 4, bias=False), rms_norm(4), nn.GELU(), nn.RMSNorm(4)],
     "unknown": lambda: [nn.Linear(6, 9), nn.LayerNorm(9), nn.GELU(), nn.Dropout(0.0), nn.Linear(9, 6)],
 }
 
 
+def normed_glu(dim: int, hidden_dim: int) -> ConvGLU:
+    mlp = ConvGLU(dim, hidden_dim, norm=True)
+    mlp.norm.eps = 0.1  # else the norm hides the factors by which layers are changed
+    return mlp
+
+
 def one_after_the_other(x: Tensor, *steps: Callable[[Tensor], Tensor]) -> Tensor:
     for step in steps:
-        x = x + one_after_the_other(x, *step.layers) if isinstance(step, shortcut) else step(x)
+        if isinstance(step, shortcut):
+            x = x + one_after_the_other(x, *step.layers)
+        elif isinstance(step, glu):
+            half = x.shape[-1] // 2
+            x = one_after_the_other(x[..., :half], *step.layers) * x[..., half:]
+        else:
+            x = step(x)
     return x
 
 
@@ -55,7 +90,7 @@ def parameters(steps: list) -> Iterator[nn.Parameter]:
     for step in steps:
         yield from (
             parameters(list(step.layers))
-            if isinstance(step, shortcut)
+            if isinstance(step, shortcut | glu)
             else (step.parameters() if isinstance(step, nn.Module) else ())
         )
 
@@ -143,6 +178,8 @@ def test_what_is_stored_for_the_backward_pass() -> None:
     wide, x = ConvMlp(4, 256), torch.randn(2, 129, 128, 4, requires_grad=True)  # above 32 MiB
     assert 2 * 129 * 128 * 256 not in stored(lambda: wide(x))
     assert 128 * 128 * 256 in stored(lambda: wide(x[:1, :128]))
+    mlp, x = ConvGLU(8, 20, norm=True), torch.randn(1, 9, 10, 8, requires_grad=True)
+    assert stored(lambda: mlp(x)).count(90 * 20) == 3  # before and after the convolution, and the other half
 
 
 def test_what_is_frozen_gets_no_gradient() -> None:
@@ -157,7 +194,7 @@ def test_what_is_frozen_gets_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", [Mlp, ConvMlp, SwiGLU])
+@pytest.mark.parametrize("kind", [Mlp, ConvMlp, SwiGLU, ConvGLU, normed_glu])
 def test_follows_autocast(kind: type, dtype: torch.dtype, any_machine: Machine) -> None:
     torch.manual_seed(0)
     block, x = kind(6, 10), torch.randn(5, 9, 8, 6, requires_grad=True)
@@ -250,7 +287,7 @@ CHANGES = {f.__name__: f for f in (replace_forward, adapt, hook, pre_hook, subcl
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("kind", [Mlp, ConvMlp, SwiGLU])
+@pytest.mark.parametrize("kind", [Mlp, ConvMlp, SwiGLU, ConvGLU, normed_glu])
 def test_changes_of_a_layer_take_effect(kind: type, change: str, grad: bool, any_machine: Machine) -> None:
     torch.manual_seed(0)
     original, x = kind(6, 10), torch.randn(3, 9, 8, 6)
@@ -273,7 +310,7 @@ def test_changes_of_a_layer_take_effect(kind: type, change: str, grad: bool, any
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("everywhere", [True, False], ids=["global", "own"])
-@pytest.mark.parametrize("kind", [Mlp, ConvMlp, SwiGLU])
+@pytest.mark.parametrize("kind", [Mlp, ConvMlp, SwiGLU, ConvGLU, normed_glu])
 def test_hooks_see_the_whole_batch_once(kind: type, everywhere: bool, grad: bool, chunk_bytes: int) -> None:
     block, x, seen = kind(6, 10), torch.randn(3, 9, 8, 6), []
 
