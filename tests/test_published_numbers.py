@@ -31,6 +31,8 @@ COUNTED = (
     "van-b2_cascade-mask-rcnn-fpn_8xb2-ms-3x_coco",
     "van-b0_semfpn_8xb4-40k_ade20k-512x512",
     "illama-tiny_upernet_8xb2-160k_ade20k-512x512",
+    "transnext-tiny_dino-4scale_8xb1-ms-12e_coco",
+    "transnext-tiny_mask2former_8xb2-160k_ade20k-512x512",
 )
 
 # Models that nothing was published of, and models whose printed numbers are of another structure: name -> why.

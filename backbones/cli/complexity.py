@@ -133,15 +133,15 @@ _FREE = frozenset(
     """
     abs add addcmul amax amin all any argmax argmin argsort avg_pool1d avg_pool2d adaptive_max_pool2d bitwise_and
     bitwise_not bitwise_or bucketize ceil clamp clamp_max clamp_min clip copy cos cumsum div dropout elu embedding eq
-    erf exp exp2 expand_as expm1 feature_dropout fill floor floor_divide fmod fold gather ge gelu glu gt hardsigmoid
-    hardswish hardtanh im2col col2im index index_add index_fill index_put index_select isfinite isnan le leaky_relu lerp
-    linspace log log1p log2 log_softmax logical_and logical_not logical_or lt masked_fill masked_scatter max max_pool2d
-    maximum mean meshgrid min minimum mish movedim mT mul ne neg new_ones nonzero norm numel linalg_norm
+    erf exp exp2 expand_as expm1 feature_dropout fill flip floor floor_divide fmod fold gather ge gelu glu gt
+    hardsigmoid hardswish hardtanh im2col col2im index index_add index_fill index_put index_select isfinite isnan le
+    leaky_relu lerp linspace log log1p log2 log_softmax logical_and logical_not logical_or lt masked_fill masked_scatter
+    max max_pool2d maximum mean meshgrid min minimum mish movedim mT mul ne neg new_ones nonzero norm numel linalg_norm
     linalg_vector_norm one_hot pad constant_pad_nd reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle pow
     prelu reciprocal relu relu6 remainder repeat repeat_interleave rms_norm roll rot90 round rsqrt rsub scatter
-    scatter_add scatter_reduce searchsorted selu sigmoid sign silu sin softmax softplus sort sqrt square std std_mean
-    sub sum tanh tile topk tril triu true_divide unflatten unfold upsample_bicubic2d var var_mean view_as
-    view_as_complex view_as_real where zeros_like ones_like
+    scatter_add scatter_reduce searchsorted selu _shape_as_tensor sigmoid sign silu sin softmax softplus sort sqrt
+    square std std_mean sub sum tanh tile topk tril triu true_divide unflatten unfold upsample_bicubic2d var var_mean
+    view_as view_as_complex view_as_real where zeros_like ones_like
     """.split()
 )
 
@@ -345,6 +345,55 @@ class _WithoutContent(nn.Module):
         return outputs
 
 
+class _AfterBackbone(nn.Module):
+    """What a detector or segmentor with queries (DINO, Mask2Former) computes from the maps of its backbone."""
+
+    def __init__(self, model: nn.Module, img_size: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.img_size = tuple(img_size)
+
+    def forward(self, *maps: Tensor) -> Any:
+        model = self.model
+        if hasattr(model, "decode_head"):
+            return model.decode_head(list(maps), None)
+        from mmdet.structures import DetDataSample
+
+        sample = DetDataSample(metainfo={"batch_input_shape": self.img_size, "img_shape": self.img_size})
+        return model.bbox_head(**model.forward_transformer(model.neck(maps), [sample]))
+
+
+def _count_by_halves(model: nn.Module, img_size: Sequence[int]) -> Complexity:
+    """Counts a detector or segmentor with queries: its decoder reads sizes of maps from tensors, and meta has no data.
+
+    The backbone is counted on the meta device, the rest, which is less, on the CPU.
+    """
+    params = sum(p.numel() for p in model.parameters())
+    image = torch.zeros(1, 3, *img_size, device="meta")
+    halves = {"backbone": count(model.backbone.eval(), (image,))}
+    with torch.no_grad():
+        maps = tuple(torch.zeros(y.shape) for y in model.backbone(image))
+    del model.backbone
+    model.to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.detach().zero_()
+    halves["decoder"] = count(_AfterBackbone(model, img_size), maps)
+
+    def total(field: str) -> Counter[str]:
+        return sum((Counter(getattr(half, field)) for half in halves.values()), Counter())
+
+    return Complexity(
+        params=params,
+        params_backbone=params,
+        macs=sum(half.macs for half in halves.values()),
+        macs_attention=sum(half.macs_attention for half in halves.values()),
+        operators=dict(total("operators")),
+        activations=None,
+        unsupported=dict(total("unsupported")),
+        parts=tuple(Part(name, None, half.params, half.macs) for name, half in halves.items()),
+    )
+
+
 def count_config(path: str | Path, img_size: Sequence[int]) -> Complexity:
     """Counts the detector, segmentor or classifier of an OpenMMLab config at a (height, width).
 
@@ -361,6 +410,8 @@ def count_config(path: str | Path, img_size: Sequence[int]) -> Complexity:
     cfg.model.backbone.update(pretrained=False, init_cfg=None)
     with torch.device("meta"), DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
+    if hasattr(model, "encoder") or hasattr(getattr(model, "decode_head", None), "pixel_decoder"):
+        return _count_by_halves(model, img_size)
     whole = hasattr(model, "decode_head") or hasattr(model, "bbox_head") or hasattr(model, "roi_head")
     return count(_WithoutContent(model) if whole else model.backbone, (3, *img_size))
 
