@@ -67,7 +67,9 @@ def _plain(
     q, k, v = heads(q, queries, T), heads(k, keys.flatten(), M), heads(v, keys.flatten(), M)
     bias = bias.expand(G, num_heads, T, M).flatten(0, 1)[None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    return out.unflatten(1, (G, num_heads)).transpose(2, 3).reshape(B, G * T, C).index_select(1, places)
+    # (B, G, T, nh, d). Not split first: OpenVINO would move an axis of one head into the attention and leave its bias.
+    out = out.transpose(1, 2).unflatten(2, (G, num_heads)).transpose(1, 2)
+    return out.reshape(B, G * T, C).index_select(1, places)
 
 
 def _heads(x: Tensor, rows: Tensor, tiles: int, num_heads: int) -> Tensor:

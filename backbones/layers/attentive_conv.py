@@ -51,7 +51,8 @@ class AttentiveConv(nn.Module):
         means = torch.matmul(adaptive_bins(H * W, self.kernel_size**2, x.device).to(x.dtype), x.reshape(B, H * W, C))
         means = sequential(means, self.kernel_proj, self.act).transpose(1, 2).contiguous()  # (B, dim, k^2)
         kernels = sequential(means, self.kernel_gen)
-        kernels = kernels - self.difference_control.sigmoid()[:, None] * kernels.mean(-1, keepdim=True)
+        inhibition = self.difference_control.sigmoid()[:, None] * kernels  # OpenVINO would scale a mean wrongly
+        kernels = kernels - inhibition.mean(-1, keepdim=True)
         return kernels.unflatten(-1, (self.kernel_size, self.kernel_size))
 
     def forward(self, x: Tensor) -> Tensor:
