@@ -162,6 +162,8 @@ class OpenVINO(Runtime):
         said = model.has_rt_info(["backbones"])
         self.metadata = json.loads(model.get_rt_info(["backbones"]).astype(str)) if said else {}
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # some CPUs would choose bfloat16
+        if model.is_dynamic():  # a fused kernel that it keeps from a small image may compute a large one wrongly
+            options["CPU_RUNTIME_CACHE_CAPACITY"] = "0"
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
         self.model = core.compile_model(model, "CPU", options)

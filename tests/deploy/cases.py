@@ -66,7 +66,6 @@ def segmentation_base(name: str) -> str:
 # Whose float files are compared with the weights that training begins with, not with ones that hide no layer.
 INITIAL = {
     "test_attnet": "OpenVINO's file of other weights differs by 2e-4 on a CPU with AMX, and is refused",
-    "test_litv2": "OpenVINO's file of other weights, with offsets of sampling, differs by 3 % at 250 x 321 on that CPU",
 }
 
 
