@@ -306,7 +306,8 @@ class ILLaMA(TokenBackbone, PyramidBackbone):
                 the class token stands last.
         """
         check_output_fmt(output_fmt, ("NCHW", "NHWC", "NLC"))
-        rows, columns = (-(-side // PATCH_SIZE) for side in x.shape[2:])  # rounded up; pt2 files have no math.ceil of an open size
+        # rounded up; pt2 files cannot store math.ceil of an open size
+        rows, columns = (-(-side // PATCH_SIZE) for side in x.shape[2:])
         tokens = self.stem(image_to_map(x, self.in_chans))
         tokens, taken = self.run_stage(tokens, indices=indices, stop_early=stop_early)
         intermediates, class_tokens = [], []
