@@ -60,7 +60,8 @@ def _plain(
     q: Tensor, kv: Tensor, height: Tensor, width: Tensor, num_heads: int, block_size: int, halo_size: int
 ) -> Tensor:
     """One fused attention with a dense bias (copies)."""
-    B, H, W, _ = q.shape
+    # Not those of q over ws: OpenVINO would take the sizes that q had before every other pixel was left out.
+    rows, columns = kv.shape[1] // block_size, kv.shape[2] // block_size
     ws, side, d = height.shape
     q = _blocks(q, ws, num_heads).permute(0, 1, 2, 3, 5, 6, 4).reshape(-1, num_heads, ws * ws, d)
     kv = _neighbourhoods(_pad(kv, halo_size), side, block_size, num_heads)
@@ -71,8 +72,8 @@ def _plain(
     horizontal = torch.einsum("nhyxd,xkd->nhyxk", pixels, width)
     bias = (vertical.unsqueeze(-1) + horizontal.unsqueeze(-2)).flatten(-2).flatten(2, 3)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B * nW, nh, ws * ws, e)
-    out = out.transpose(1, 2).reshape(-1, H // ws, W // ws, ws, ws, num_heads * out.shape[-1])
-    return out.transpose(2, 3).reshape(-1, H, W, out.shape[-1])
+    out = out.transpose(1, 2).reshape(-1, rows, columns, ws, ws, num_heads * out.shape[-1])
+    return out.transpose(2, 3).reshape(-1, rows * ws, columns * ws, out.shape[-1])
 
 
 def _chunks(blocks: Tensor, side: int) -> tuple[int, list[Part]]:

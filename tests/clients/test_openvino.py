@@ -15,10 +15,9 @@ pytestmark = [
         "ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
     ),
 ]
-EXCEPTIONS = {"test_halonet": "OpenVINO's program gives an empty batch; `backbones export` writes one that is right"}
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name not in EXCEPTIONS])
+@pytest.mark.parametrize("name", TINY)
 def test_direct_conversion(name: str) -> None:
     model, x = lively(name).eval(), images()
     program = openvino.convert_model(model, example_input=x)
