@@ -64,7 +64,7 @@ def describe(settings: Sequence[Settings], baseline: str | None) -> dict[str, st
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
         "batch": ", ".join(dict.fromkeys(str(s.batch_size) for s in settings)),
         "threads": ", ".join(dict.fromkeys(str(s.threads or torch.get_num_threads()) for s in settings)),
-        "dtype": one.dtype + ("" if one.dtype == "float32" else " autocast"),
+        "dtype": one.dtype + ("" if one.dtype == "float32" else " (autocast; of optimized, the whole model)"),
         "layout": one.layout,
         "optimizer": one.optimizer,
         "runs": f"{one.runs} of at least {one.min_time} s, medians",
@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline", default="resnet50", metavar="MODEL", help='default: resnet50; "none" for none')
     parser.add_argument("--batch-size", type=int, nargs="+", default=[Settings.batch_size], metavar="N")
     parser.add_argument("--threads", type=int, nargs="+", default=[None], metavar="N", help="default: PyTorch's choice")
-    parser.add_argument("--dtype", choices=DTYPES, default=Settings.dtype, help="bfloat16 means autocast")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default=Settings.dtype, help="bfloat16 means autocast, for optimized the whole model"
+    )
     parser.add_argument("--device", default=Settings.device)
     parser.add_argument("--layout", choices=["contiguous", "channels_last"], default=Settings.layout)
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default=Settings.optimizer)

@@ -27,6 +27,7 @@ from backbones.cli.benchmarking.running import Benchmark, median_ratio
 from backbones.cli.benchmarking.runtimes import RUNTIMES, check_runtime
 from backbones.cli.common import build_model
 from backbones.cli.complexity import count_model
+from backbones.kernels import Machine, use_machine
 
 UNEXPORTABLE = """
 import torch
@@ -114,6 +115,17 @@ def test_runtimes_compute_the_model(runtime: str, tmp_path: Path) -> None:
         out, expected = forward(*inputs), model(*inputs)
     out = out if isinstance(out, torch.Tensor) else out[0]
     assert (out - expected).abs().max() < 1e-4 * expected.std()
+
+
+@pytest.mark.filterwarnings("ignore:BF16")  # on a CPU without the kernels
+def test_optimized_computes_in_bfloat16() -> None:
+    settings = Settings(batch_size=2, dtype="bfloat16")
+    with use_machine(Machine(vendor="GenuineIntel", avx512=True, bfloat16=True)), torch.inference_mode():
+        forward, inputs, _ = make_forward(Candidate("test_van", (64, 64), "optimized"), "inference", settings)
+        torch.manual_seed(0)
+        expected = build_model("test_van", (64, 64)).eval()(*inputs)
+        out = forward(*inputs)
+    assert 1e-4 < (out - expected).std() / expected.std() < 0.03
 
 
 def test_exported_files_are_kept_until_the_model_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,3 +435,10 @@ def test_other_devices_are_left_to_torch() -> None:
     check_runtime("compile", "bfloat16", "cuda")
     with pytest.raises(ValueError, match="optimized runs on a CPU, not on cuda"):
         check_runtime("optimized", "float32", "cuda")
+
+
+def test_bfloat16_needs_kernels_where_it_is_not_autocast() -> None:
+    with use_machine(Machine(vendor="AuthenticAMD")):
+        check_runtime("eager", "bfloat16", "cpu")
+        with pytest.raises(ValueError, match="optimized runs in bfloat16 where the CPU has AVX512-BF16 or AMX"):
+            check_runtime("optimized", "bfloat16", "cpu")

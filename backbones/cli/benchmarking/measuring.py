@@ -41,7 +41,7 @@ class Settings:
     """How to run a model; the same for it and for the baseline."""
 
     batch_size: int = 8
-    dtype: str = "float32"  # of autocast; parameters stay float32
+    dtype: str = "float32"  # of autocast, parameters stay float32; of the whole model where it is optimized
     device: str = "cpu"
     threads: int | None = None  # None: PyTorch's choice
     layout: str = "contiguous"
@@ -77,7 +77,7 @@ def make_forward(candidate: Candidate, mode: str, settings: Settings) -> tuple[C
     inputs = tuple(x.to(device, memory_format=memory_format) if _is_image(x) else x for x in inputs)
     make = RUNTIMES[candidate.runtime].make
     assert make is not None, f"{candidate.runtime} runs a file"
-    return make(model), inputs, list(model.parameters())
+    return make(model, DTYPES[settings.dtype]), inputs, list(model.parameters())
 
 
 def make_step(candidate: Candidate, mode: str, settings: Settings) -> Step:
@@ -88,9 +88,10 @@ def make_step(candidate: Candidate, mode: str, settings: Settings) -> Step:
     """
     forward, inputs, parameters = make_forward(candidate, mode, settings)
     device, dtype = torch.device(settings.device), DTYPES[settings.dtype]
+    autocast = dtype != torch.float32 and RUNTIMES[candidate.runtime].autocast
 
     def run() -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device.type, dtype, enabled=autocast):
             return forward(*inputs)
 
     def infer() -> None:

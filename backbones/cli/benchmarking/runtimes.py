@@ -9,6 +9,7 @@ from torch import nn
 
 import backbones
 from backbones.deploy import FORMATS
+from backbones.kernels import current_machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,25 +17,29 @@ class Runtime:
     """One way to run a model.
 
     Attributes:
-        make: Model -> what computes its outputs; None for a runtime that loads a file.
+        make: (model, dtype) -> what computes its outputs; None for a runtime that loads a file.
         format: Of the file, a key of ``backbones.deploy.FORMATS``.
         trains: Whether gradients come through it.
         dtypes: In which it runs.
+        autocast: Whether bfloat16 is autocast, on any CPU; otherwise it needs the CPU's kernels.
         anywhere: Whether it runs on other devices than a CPU, too.
     """
 
-    make: Callable[[nn.Module], Callable[..., Any]] | None = None
+    make: Callable[[nn.Module, torch.dtype], Callable[..., Any]] | None = None
     format: str | None = None
     trains: bool = False
     dtypes: tuple[str, ...] = ("float32",)
+    autocast: bool = True
     anywhere: bool = False
 
 
 _BOTH = ("float32", "bfloat16")
 RUNTIMES = {
-    "eager": Runtime(make=lambda model: model, trains=True, dtypes=_BOTH, anywhere=True),
-    "optimized": Runtime(make=lambda model: backbones.optimize(model)),
-    "compile": Runtime(make=torch.compile, trains=True, dtypes=_BOTH, anywhere=True),
+    "eager": Runtime(make=lambda model, dtype: model, trains=True, dtypes=_BOTH, anywhere=True),
+    "optimized": Runtime(
+        make=lambda model, dtype: backbones.optimize(model, dtype=dtype), dtypes=_BOTH, autocast=False
+    ),
+    "compile": Runtime(make=lambda model, dtype: torch.compile(model), trains=True, dtypes=_BOTH, anywhere=True),
     "onnxruntime": Runtime(format="onnx"),
     "openvino": Runtime(format="openvino"),  # which backbones.deploy tells to compute in float32
 }
@@ -49,6 +54,10 @@ def check_runtime(name: str, dtype: str, device: str) -> None:
     runtime = RUNTIMES[name]
     if dtype not in runtime.dtypes:
         raise ValueError(f"{name} runs in {' or '.join(runtime.dtypes)}, not in {dtype}: leave out one of the two")
+    if dtype == "bfloat16" and not (runtime.autocast or current_machine().bfloat16):
+        raise ValueError(
+            f"{name} runs in bfloat16 where the CPU has AVX512-BF16 or AMX, not here: leave out one of the two"
+        )
     if torch.device(device).type != "cpu" and not runtime.anywhere:
         raise ValueError(f"{name} runs on a CPU, not on {device}: leave out one of the two")
     if runtime.format:
