@@ -14,6 +14,23 @@ from tests.test_models import ANY_SIZE
 
 EVERY = backbones.list_models("test_*")
 GENERATORS = backbones.list_models("test_*", task="generation")
+# One block of each kind: every block takes exporters seconds.
+SHALLOW: dict[str, dict[str, Any]] = {
+    "test_attnet": {"depths": (1, 0, 0, 1)},
+    "test_davit": {"depths": (1, 0, 0, 1)},
+    "test_dinat": {"depths": (2, 0, 0, 0)},
+    "test_dinat_s": {"depths": (2, 0, 0, 0)},
+    "test_halonet": {"depths": (1, 1, 1, 1)},
+    "test_illama": {"depths": (1,)},
+    "test_litv2": {"depths": (1, 0, 1, 0)},
+    "test_moh": {"depths": (1, 0, 0, 1)},
+    "test_nat": {"depths": (1, 0, 0, 1)},
+    "test_nat_moh": {"depths": (1, 0, 0, 1)},
+    "test_sgformer": {"depths": (2, 0, 0, 1)},
+    "test_stvit": {"depths": (1, 0, 1, 0)},
+    "test_transnext": {"depths": (1, 0, 0, 1)},
+    "test_van": {"depths": (1, 0, 0, 1)},
+}
 
 
 def lively(name: str, **kwargs: Any) -> nn.Module:

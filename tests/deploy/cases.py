@@ -2,33 +2,15 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from tests.every_module import lively
+from tests.every_module import SHALLOW, lively
 from tests.test_models import ANY_SIZE, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# One block of each kind: every block takes exporters seconds.
-SHALLOW: dict[str, dict[str, Any]] = {
-    "test_attnet": {"depths": (1, 0, 0, 1)},
-    "test_davit": {"depths": (1, 0, 0, 1)},
-    "test_dinat": {"depths": (2, 0, 0, 0)},
-    "test_dinat_s": {"depths": (2, 0, 0, 0)},
-    "test_halonet": {"depths": (1, 1, 1, 1)},
-    "test_illama": {"depths": (1,)},
-    "test_litv2": {"depths": (1, 0, 1, 0)},
-    "test_moh": {"depths": (1, 0, 0, 1)},
-    "test_nat": {"depths": (1, 0, 0, 1)},
-    "test_nat_moh": {"depths": (1, 0, 0, 1)},
-    "test_sgformer": {"depths": (2, 0, 0, 1)},
-    "test_stvit": {"depths": (1, 0, 1, 0)},
-    "test_transnext": {"depths": (1, 0, 0, 1)},
-    "test_van": {"depths": (1, 0, 0, 1)},
-}
 # Of models whose family has another's configs.
 FOLDERS = {"test_dinat": "nat", "test_dinat_s": "nat", "test_moh": "transnext"}
 
