@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.every_module import SHALLOW, lively
-from tests.test_models import ANY_SIZE, tiny
+from tests.test_models import ANY_SIZE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,15 +45,9 @@ def segmentation_base(name: str) -> str:
     return "upernet_digits" if upernets else "semfpn_digits"
 
 
-# Whose float files are compared with the weights that training begins with, not with ones that hide no layer.
-INITIAL = {
-    "test_attnet": "OpenVINO's file of other weights differs by 2e-4 on a CPU with AMX, and is refused",
-}
-
-
-def classifier(name: str, initial: bool = False) -> nn.Module:
-    """A shallow model whose every layer matters, or one as training begins with it."""
-    return (tiny if initial else lively)(name, **SHALLOW.get(name, {})).eval()
+def classifier(name: str) -> nn.Module:
+    """A shallow model whose every layer matters."""
+    return lively(name, **SHALLOW.get(name, {})).eval()
 
 
 def int8_layers(path: Path) -> int:

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 import backbones
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export, load_export
 from backbones.deploy.export import difference
-from backbones.deploy.programs import capture
 from backbones.deploy.quantization import INT8_TOLERANCE, _within, agreement, quantize
-from backbones.deploy.runtimes import OPSET
-from tests.deploy.cases import INITIAL, classifier, int8_layers
+from tests.deploy.cases import classifier, int8_layers
 from tests.test_models import TINY, images
 from tools.export_page import OPEN
 from tools.int8_table import SUFFIXES
@@ -44,7 +42,7 @@ def test_every_format_computes_what_the_model_does(name: str, crops: Tensor, tmp
 
     One test for float and int8, because exporters take longest. (PT2E on every model is in tests/clients.)
     """
-    model = classifier(name, initial=name in INITIAL)
+    model = classifier(name)
     paths = export(model, tmp_path, name, list(FORMATS), img_size=(64, 96), preprocessing=PREPROCESSING)
     assert {path.suffix for path in paths} == {runtime.suffix for runtime in FORMATS.values()}
     generator = torch.Generator().manual_seed(2)
@@ -58,19 +56,8 @@ def test_every_format_computes_what_the_model_does(name: str, crops: Tensor, tmp
             assert difference([y], runtime(x)) < model.export_tolerance, (path.suffix, x.shape)
         assert len(runtime.metadata["differences"]) == 3
         assert runtime.metadata["dynamic"] == list(OPEN["classification"])
-        if path.suffix != ".pt2" and name not in INITIAL:
+        if path.suffix != ".pt2":
             check_int8(model, path, crops)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", INITIAL)
-def test_int8_where_float_files_have_initial_weights(name: str, crops: Tensor, tmp_path: Path) -> None:
-    model = classifier(name)
-    program = capture(model, (crops[:2],), (0, 2, 3))
-    for format in ("onnx", "openvino"):
-        path = tmp_path / f"{name}{FORMATS[format].suffix}"
-        FORMATS[format].write(program, path, OPSET, (0, 2, 3), half=False)
-        check_int8(model, path, crops)
 
 
 class Mean(nn.Module):
