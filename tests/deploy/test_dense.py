@@ -166,7 +166,8 @@ def test_preprocessing_is_that_of_the_config(config: str, photos: Path) -> None:
 
 @pytest.mark.mm
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "rescale"), [(SEGMENTATION, False), (SEGMENTATION, True), (RETINANET, True)])
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("config", [SEGMENTATION, RETINANET])
 def test_a_trained_model_is_exported_and_checked(
     config: str, rescale: bool, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -104,3 +104,21 @@ def test_convolutions_follow_autocast(out_chans, groups, side, act, any_machine)
     for gradient, reference in zip(*(torch.autograd.grad(z.float().sum(), (x, weight, bias)) for z in (y, expected))):
         assert gradient.dtype == torch.float32
         torch.testing.assert_close(gradient, reference, atol=0.02 * reference.abs().max().item(), rtol=0.05)
+
+
+@pytest.mark.parametrize("here", [Machine(bfloat16=True), Machine()], ids=["bfloat16", "no bfloat16"])
+def test_a_product_times_a_gate_follows_autocast(here: Machine, any_machine: Machine) -> None:
+    """The operator with a product in it is not called in bfloat16 where the CPU has no kernel, whatever is believed."""
+    x, weight, bias, gate = torch.randn(70, 6), torch.randn(5, 6), torch.randn(5), torch.randn(70, 5)
+    called: list[torch.dtype] = []
+
+    def times(x, other, weight, bias, *rest):
+        called.append(x.dtype)
+        return F.conv2d(x, weight, bias) * other
+
+    with patch.object(convolution, "HERE", here), patch.object(convolution, "_times", times), torch.no_grad():
+        for autocast in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                found, expected = linear(x, weight, bias, times=gate), F.linear(x, weight, bias) * gate
+            torch.testing.assert_close(found, expected, atol=0.15, rtol=0.05, check_dtype=False)
+    assert here.bfloat16 or torch.bfloat16 not in called
