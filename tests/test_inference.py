@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 
 import pytest
 import torch
@@ -122,6 +123,37 @@ def test_ordinary_modules() -> None:
         with torch.inference_mode():
             for found, expected in zip(fast(x), model(x), strict=True):
                 _assert_same(found, expected)
+
+
+class _Wide(nn.Module):
+    """Layers of more than 2,048 channels, of pixels and of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2080, 2080, bias=False)
+        self.act = nn.Linear(2080, 2080)
+        self.norm = nn.BatchNorm2d(2080)
+        self.conv = nn.Conv2d(2080, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x) + nn.functional.gelu(self.act(x))
+        return self.conv(self.norm(x.permute(0, 3, 1, 2))).relu()
+
+
+@pytest.mark.parametrize("avx512", [True, False])
+def test_wide_layers(avx512: bool) -> None:
+    """Without AVX-512 they leave oneDNN's convolutions for its linear layers."""
+    torch.manual_seed(0)
+    model, x = _Wide().eval(), torch.randn(2, 5, 7, 2080)
+    model.norm.running_mean.normal_()
+    with torch.inference_mode(), use_machine(Machine(vendor="AuthenticAMD", avx512=avx512)):
+        fast = backbones.optimize(model)
+        fast(x)
+        _assert_same(fast(x), model(x))
+        program, _, _ = record(model, (x,))
+        pack(program)
+    targets = Counter(str(node.target).split(".")[1] for node in program.graph.nodes if node.op == "call_function")
+    assert targets[f"_{'convolution' if avx512 else 'linear'}_pointwise"] == 3, targets
 
 
 def test_layouts_of_the_input() -> None:

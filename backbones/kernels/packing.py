@@ -19,6 +19,8 @@ from backbones.kernels.recording import Layout, Program
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 _reorder_weight = getattr(mkldnn, "_reorder_convolution_weight", None)
+_linear_pointwise = getattr(mkldnn, "_linear_pointwise", None)
+_reorder_linear_weight = getattr(mkldnn, "_reorder_linear_weight", None)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Layer:
     def plain(self) -> bool:
         """Whether it computes an affine map alone."""
         return self.act[0] == "none" and not self.binary
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether it is a linear layer of every pixel."""
+        side = self.weight.shape[2:]
+        return side == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1
 
     def scaled(self, scale: Tensor | float, shift: Tensor | None = None) -> "Layer":
         """This layer, its channels times ``scale`` plus ``shift``."""
@@ -254,6 +262,21 @@ class _Packer:
 
     def emit(self, node: fx.Node, layer: Layer) -> None:
         x, layer = self.with_norm_before(node, layer)
+        if layer.pointwise and self.convolves_slowly(layer):
+            new, image = self.emit_linear(node, x, layer)
+        else:
+            new = image = self.emit_convolution(node, x, layer)
+        for user in node.users:
+            if user.target is aten.as_strided.default:
+                user.meta["layout"] = user.meta["layout"]._replace(root=new)
+        node.replace_all_uses_with(image)
+
+    def convolves_slowly(self, layer: Layer) -> bool:
+        """Whether oneDNN's 1x1 convolution takes three times as long as its linear layer for some numbers of rows."""
+        known = _linear_pointwise is not None and _reorder_linear_weight is not None
+        return known and not current_machine().avx512 and layer.weight.shape[1] > 2048
+
+    def emit_convolution(self, node: fx.Node, x: fx.Node, layer: Layer) -> fx.Node:
         geometry = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
         shape, dtype = x.meta["layout"].shape, x.meta["layout"].dtype
         weight = layer.weight.to(dtype)
@@ -262,19 +285,44 @@ class _Packer:
             assert _reorder_weight is not None
             ready = weight.contiguous(memory_format=torch.channels_last)
             self.packed[key] = self.program.packed(_reorder_weight(ready, *geometry, list(shape))), weight
-        packed = self.packed[key][0]
-        bias = None if layer.bias is None else self.program.constant(layer.bias.to(dtype).contiguous())
+        packed, bias = self.packed[key][0], self.bias(layer, dtype)
         if layer.binary:
             op = mkldnn._convolution_pointwise.binary
             args: tuple = (x, node.args[1], packed, bias, *geometry, layer.binary, 1.0, None, [], None)
         else:
             op = mkldnn._convolution_pointwise.default
             args = (x, packed, bias, *geometry, layer.act[0], [], layer.act[1])
-        new = self.program.call(node, op, args, node.meta["layout"])
-        for user in node.users:
-            if user.target is aten.as_strided.default:
-                user.meta["layout"] = user.meta["layout"]._replace(root=new)
-        node.replace_all_uses_with(new)
+        return self.program.call(node, op, args, node.meta["layout"])
+
+    def emit_linear(self, node: fx.Node, x: fx.Node, layer: Layer) -> tuple[fx.Node, fx.Node]:
+        """The node of the rows, and their view as the image (B, C, H, W) that they are the pixels of."""
+        dtype, image = x.meta["layout"].dtype, node.meta["layout"]
+        weight = layer.weight[:, :, 0, 0].to(dtype)
+        key = (weight.data_ptr(), weight.shape, weight.stride())
+        x = self.rows(node, x)
+        if key not in self.packed:
+            assert _reorder_linear_weight is not None
+            rows = x.meta["layout"].shape[0]
+            self.packed[key] = self.program.packed(_reorder_linear_weight(weight.contiguous(), rows)), weight
+        packed, bias = self.packed[key][0], self.bias(layer, dtype)
+        like = image._replace(shape=(x.meta["layout"].shape[0], len(weight)), stride=(len(weight), 1))
+        if layer.binary:
+            other: Any = node.args[1]
+            args: tuple = (x, self.rows(node, other), packed, bias, layer.binary)
+            new = self.program.call(node, mkldnn._linear_pointwise.binary, args, like)
+        else:
+            args = (x, packed, bias, layer.act[0], [], layer.act[1])
+            new = self.program.call(node, mkldnn._linear_pointwise.default, args, like)
+        return new, self.program.view(node, new, image.shape, image.stride, 0)
+
+    def rows(self, node: fx.Node, image: fx.Node) -> fx.Node:
+        """The pixels of a channels-last image (B, C, H, W) as rows (B * H * W, C)."""
+        layout = image.meta["layout"]
+        B, C, H, W = layout.shape
+        return self.program.view(node, layout.root, (B * H * W, C), (C, 1), layout.offset)
+
+    def bias(self, layer: Layer, dtype: torch.dtype) -> fx.Node | None:
+        return None if layer.bias is None else self.program.constant(layer.bias.to(dtype).contiguous())
 
     def with_norm_before(self, node: fx.Node, layer: Layer) -> tuple[fx.Node, Layer]:
         """Input and layer, with a batch norm of the input in the weights if that needs no padding."""
