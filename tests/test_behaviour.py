@@ -105,10 +105,16 @@ def test_every_module_is_called_once(name: str) -> None:
     assert all(len(seen[key]) > 1 for key in shared)
 
 
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache so small that fast paths take the images of a batch a few at a time."""
+    monkeypatch.setattr("backbones.kernels.memory.CHUNK_BYTES", 2**18)
+
+
 @pytest.mark.parametrize("name", EVERY)
-def test_hooks_in_inference_see_the_whole_batch(name: str) -> None:
-    """On the modules of one role at a time, with images of which a fast path may take a few at a time."""
-    model, args = lively(name).eval(), inputs(name, 5, 512, 512)
+def test_hooks_in_inference_see_the_whole_batch(name: str, small_chunks: None) -> None:
+    """On the modules of one role at a time, with images of which a fast path takes a few at a time."""
+    model, args = lively(name).eval(), inputs(name, 5)
     run = torch.no_grad()(partial(model, *args))
     with plain():
         expected = calls(forward_hook, list(model.named_modules()), run)
@@ -173,10 +179,10 @@ def global_calls(kind: str, model: nn.Module, run: Callable[[], Any]) -> dict[st
 
 @pytest.mark.parametrize("kind", GLOBAL_HOOKS)
 @pytest.mark.parametrize("name", EVERY)
-def test_global_hooks(name: str, kind: str) -> None:
+def test_global_hooks(name: str, kind: str, small_chunks: None) -> None:
     training = kind.startswith("backward")
     model = lively(name).train(training)
-    run = partial(once, model, inputs(name) if training else inputs(name, 5, 512, 512), torch.no_grad)
+    run = partial(once, model, inputs(name, 2 if training else 5), torch.no_grad)
     with plain():
         expected = global_calls(kind, model, run)
     assert global_calls(kind, model, run) == expected
