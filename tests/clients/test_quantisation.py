@@ -18,7 +18,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     get_default_x86_inductor_quantization_config,
 )
 
-from tests.every_module import EVERY, SHALLOW, close, inputs, lively
+from tests.every_module import EVERY, close, inputs, lively
 from tests.test_models import TINY, images
 
 pytestmark = [
@@ -83,7 +83,7 @@ def test_pt2e(name: str) -> None:
     A weight is within half a step of its channel. An input differs by its own rounding and by what the layers before
     made of theirs, by up to 0.03 of its spread in ConvNeXt and 0.07 in LITv2; logits by 0.03 in both ConvNeXt and ours.
     """
-    model = lively(name, **SHALLOW.get(name, {})) if name in TINY else timm.create_model(name, num_classes=7)
+    model = lively(name) if name in TINY else timm.create_model(name, num_classes=7)
     model.eval()
     x = images(32, 64)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tests.every_module import SHALLOW, lively
+from tests.every_module import SHALLOW
 from tests.test_models import ANY_SIZE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ def network(name: str, base: str) -> nn.Module:
 
     model = load_config(ROOT / f"configs/_base_/models/{base}.py").model
     init_default_scope("mmseg" if "decode_head" in model else "mmdet")
-    options = {**ANY_SIZE.get(name, {}), **SHALLOW.get(name, {})}
+    options = {**ANY_SIZE.get(name, {}), **SHALLOW[name]}
     if name == "test_illama":
         options.pop("depths")  # a map is of a block
     model.backbone.update(model=name, pretrained=False, **options)
@@ -43,11 +43,6 @@ def segmentation_base(name: str) -> str:
     family = FOLDERS.get(name, name.removeprefix("test_"))
     upernets = any(ROOT.glob(f"configs/{family}/segmentation/*upernet*_ade20k*.py"))
     return "upernet_digits" if upernets else "semfpn_digits"
-
-
-def classifier(name: str) -> nn.Module:
-    """A shallow model whose every layer matters."""
-    return lively(name, **SHALLOW.get(name, {})).eval()
 
 
 def int8_layers(path: Path) -> int:

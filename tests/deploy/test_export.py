@@ -13,7 +13,8 @@ import backbones
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export, load_export
 from backbones.deploy.export import difference
 from backbones.deploy.quantization import INT8_TOLERANCE, _within, agreement, quantize
-from tests.deploy.cases import classifier, int8_layers
+from tests.deploy.cases import int8_layers
+from tests.every_module import lively
 from tests.test_models import TINY, images
 from tools.export_page import OPEN
 from tools.int8_table import SUFFIXES
@@ -42,7 +43,7 @@ def test_every_format_computes_what_the_model_does(name: str, crops: Tensor, tmp
 
     One test for float and int8, because exporters take longest. (PT2E on every model is in tests/clients.)
     """
-    model = classifier(name)
+    model = lively(name).eval()
     paths = export(model, tmp_path, name, list(FORMATS), img_size=(64, 96), preprocessing=PREPROCESSING)
     assert {path.suffix for path in paths} == {runtime.suffix for runtime in FORMATS.values()}
     generator = torch.Generator().manual_seed(2)
