@@ -43,6 +43,7 @@ from backbones.cli.common import (
     format_table,
 )
 from backbones.configs import find_config
+from backbones.layers.tables import constant_tables
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,7 @@ def count(model: nn.Module, input_size: Sequence[int] | tuple[Tensor, ...], acti
             torch.no_grad(),
             _TracedMetaConvolution() if on_meta else contextlib.nullcontext(),
             _record_shapes(parts) as shapes,
+            constant_tables(),  # which are not made for every image
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # a trace for counting need not hold for other inputs

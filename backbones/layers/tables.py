@@ -1,10 +1,24 @@
 """Tables that depend on the size of the input alone."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+_constant = False
+
+
+@contextmanager
+def constant_tables() -> Iterator[None]:
+    """Let a trace by ``torch.jit`` take tables as constants, made once a size: for traces that serve one size alone."""
+    global _constant
+    before, _constant = _constant, True
+    try:
+        yield
+    finally:
+        _constant = before
 
 
 def is_traced() -> bool:
@@ -12,6 +26,17 @@ def is_traced() -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """Outside the trace that ``torch.jit`` is making, if any."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)
 
 
 def kept_by_size(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,11 +48,13 @@ def kept_by_size(make: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.lru_cache(maxsize=16)
     def kept(*args: Any) -> Any:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), _untraced():
             return make(*args)
 
     @functools.wraps(make)
     def call(*args: Any) -> Any:
+        if _constant:  # sizes are tensors while tracing
+            return kept(*(int(a) if isinstance(a, torch.Tensor) else a for a in args))
         return make(*args) if is_traced() else kept(*args)
 
     call.cache_clear, call.cache_info = kept.cache_clear, kept.cache_info  # type: ignore[attr-defined]

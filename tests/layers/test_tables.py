@@ -3,6 +3,7 @@
 import torch
 
 from backbones.layers.functional import kept_by_size
+from backbones.layers.tables import constant_tables
 
 
 def test_the_last_sizes_are_kept():
@@ -39,3 +40,24 @@ def test_nothing_is_kept_of_a_program():
     program = torch.export.export(Model(), (torch.zeros(3),), strict=False)
     assert table.cache_info().currsize == 0
     assert program.module()(torch.ones(3)).tolist() == [1.0, 2.0, 3.0]
+
+
+def test_tables_of_a_count_are_made_once():
+    made = []
+
+    @kept_by_size
+    def table(size):
+        made.append(size)
+        return torch.arange(size) @ torch.arange(size)
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return x + table(x.shape[0]) + table(x.shape[0])
+
+    x = torch.zeros(3)
+    with constant_tables():
+        graph, y = torch.jit._get_trace_graph(Model(), (x,))
+    assert made == [3] and type(made[0]) is int
+    assert y.tolist() == [10.0, 10.0, 10.0]
+    assert "aten::matmul" not in str(graph)
+    assert "aten::matmul" in str(torch.jit._get_trace_graph(Model(), (x,))[0])
