@@ -2,16 +2,20 @@
 
 import contextlib
 import inspect
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._export.serde import serialize
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shapes_config
 
-__all__ = ["capture", "quiet", "run_program"]
+__all__ = ["capture", "load_program", "quiet", "run_program"]
+
+_Deserializer: Any = getattr(serialize, "GraphModuleDeserializer", None)  # private, so it may go away
 
 
 @contextlib.contextmanager
@@ -62,6 +66,30 @@ def _open_sizes(program: ExportedProgram, dynamic: tuple[int, ...], min_side: in
     least = {str(shape[d]): 1 if d == 0 else min_side for d in dynamic}
     for symbol, bounds in program.range_constraints.items():
         program.range_constraints[symbol] = type(bounds)(least.get(str(symbol), 0), bounds.upper)
+
+
+def load_program(path: str | os.PathLike, extra_files: dict[str, Any] | None = None) -> ExportedProgram:
+    """``torch.export.load``, which takes less than half the time where sizes are open.
+
+    A size is an expression of the input's, which PyTorch parses anew for each tensor and each part of the expression;
+    here each is parsed once.
+    """
+    parse = getattr(_Deserializer, "_parse_sym_expr", None)
+    if parse is None:
+        return torch.export.load(path, extra_files=extra_files)
+    parsed: dict[Any, Any] = {}
+
+    def parse_once(self: Any, expression: Any, hint: Any = None) -> Any:
+        key = self, expression, hint
+        if key not in parsed:
+            parsed[key] = parse(self, expression, hint)
+        return parsed[key]
+
+    _Deserializer._parse_sym_expr = parse_once
+    try:
+        return torch.export.load(path, extra_files=extra_files)
+    finally:
+        _Deserializer._parse_sym_expr = parse
 
 
 def run_program(program: ExportedProgram) -> nn.Module:

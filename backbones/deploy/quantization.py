@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from backbones.deploy.metadata import Preprocessing
-from backbones.deploy.programs import capture, quiet, run_program
+from backbones.deploy.programs import capture, load_program, quiet, run_program
 from backbones.deploy.runtimes import ONNXRuntime
 from backbones.images import find_bad_images, list_images, map_files, read_image
 
@@ -214,7 +214,7 @@ def _pt2(
         get_default_x86_inductor_quantization_config,
     )
 
-    program = torch.export.load(str(source))
+    program = load_program(source)
     example = program.example_inputs[0]
     module: Any = run_program(program)
     quantizer = X86InductorQuantizer()

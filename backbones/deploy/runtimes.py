@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from backbones.deploy.programs import quiet, run_program, tensors
+from backbones.deploy.programs import load_program, quiet, run_program, tensors
 
 __all__ = ["DIMENSIONS", "FORMATS", "Runtime", "load_export"]
 
@@ -210,7 +210,7 @@ class TorchExport(Runtime):
 
     def __init__(self, path: str | os.PathLike, threads: int | None = None) -> None:
         extra = {self._EXTRA: ""}
-        program = torch.export.load(str(path), extra_files=extra)
+        program = load_program(path, extra)
         self.metadata = json.loads(extra[self._EXTRA] or "{}")
         self.module = run_program(program)
 
@@ -226,7 +226,7 @@ class TorchExport(Runtime):
 
     @staticmethod
     def annotate(path: Path, metadata: dict[str, Any], program: ExportedProgram | None = None) -> None:
-        program = program or torch.export.load(str(path))  # loading takes seconds
+        program = program or load_program(path)  # loading takes seconds
         torch.export.save(program, path, extra_files={TorchExport._EXTRA: json.dumps(metadata)})
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import backbones
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export, load_export
 from backbones.deploy.export import difference
+from backbones.deploy.programs import load_program
 from backbones.deploy.quantization import INT8_TOLERANCE, _within, agreement, quantize
 from tests.deploy.cases import int8_layers
 from tests.every_module import lively
@@ -253,6 +254,17 @@ def test_ties_are_sorted_as_in_the_model(tmp_path: Path) -> None:
     for path in export(Order(), tmp_path, "order", ["onnx", "openvino"], img_size=(40, 50)):
         x = images(33, 70)
         assert torch.equal(load_export(path)(x)[0], Order()(x))
+
+
+def test_a_program_is_loaded_as_by_pytorch(tmp_path: Path) -> None:
+    """With the same operators, and the same sizes of what they compute."""
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 3, 2, padding=1) for _ in range(3)), nn.Flatten(), nn.Softmax(1))
+    (path,) = export(net, tmp_path, "net", ["pt2"])
+    found, expected = load_program(path), torch.export.load(path)
+    assert str(found.graph) == str(expected.graph)
+    assert found.range_constraints == expected.range_constraints
+    for node, twin in zip(found.graph.nodes, expected.graph.nodes, strict=True):
+        assert str(node.meta.get("val")) == str(twin.meta.get("val"))
 
 
 def test_all_models_state_how_far_files_may_be_off() -> None:
