@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.kernels import set_fast_kernels
+from backbones.layers import LogPositionBias
 from tests.test_models import ANY_SIZE
 
 EVERY = backbones.list_models("test_*")
@@ -50,6 +51,8 @@ def lively(name: str, **kwargs: Any) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
+            if isinstance(module, LogPositionBias):  # of small coordinates, and nearly constant as it begins
+                module.fc2.weight.normal_(0, 0.2)
     return model
 
 

@@ -1,36 +1,26 @@
-"""Compilers and exporters take every family, except where EXCEPTIONS says why; docs/export.md has the same table.
+"""Compilers and tracers take every family, except where EXCEPTIONS says why; docs/export.md has the same table.
 
-The compiler's backend is "eager": what depends on the models is which graph is captured, and for which sizes.
+Programs of ``torch.export`` are those of the format "pt2", in tests/deploy. The compiler's backend is "eager": what
+depends on the models is which graph is captured, and for which sizes.
 """
 
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from timm.models import create_feature_extractor
 from torch import Tensor, nn
 
+from tests.every_module import SHALLOW
 from tests.test_models import TINY, images, tiny
 
 OTHER_SIZE = (101, 77)
 # A program fixes on which side one window covers a whole map, so it is made at a size where that is as at the other.
 FIRST_SIZE = {"test_halonet": (96, 128)}
-# One block of each kind instead of one in each stage: every block takes the exporter several seconds.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "test_davit": {"depths": (1, 0, 0, 1)},
-    "test_dinat": {"depths": (2, 0, 0, 1)},
-    "test_dinat_s": {"depths": (2, 0, 0, 1)},
-    "test_nat": {"depths": (1, 0, 0, 1)},
-    "test_nat_moh": {"depths": (0, 1, 0, 1)},
-    "test_sgformer": {"depths": (2, 0, 0, 1)},
-    "test_stvit": {"depths": (1, 0, 1, 0)},
-}
 EXCEPTIONS = {
     ("test_ptdit", "torch.compile"): "a graph for each size, because it reckons with sides as Python's numbers",
-    ("test_ptdit", "torch.export"): "a program for each size, for the same reason",
     ("test_ptdit", "FX"): "its masks are tables of the size",
 }
 
@@ -41,24 +31,14 @@ def compiled(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     return torch.compile(model, fullgraph=True, backend="eager")
 
 
-def exported(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
-    sides = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
-    return torch.export.export(model, (x,), dynamic_shapes=(sides,), strict=False).module()
-
-
 def traced_by_fx(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
     graph = create_feature_extractor(model, ["head.fc"])
     return lambda x: graph(x)["head.fc"]
 
 
-KINDS = {
-    "torch.compile": compiled,
-    "torch.export": exported,
-    "FX": traced_by_fx,
-}
-SLOW = ("torch.compile", "torch.export")
+KINDS = {"torch.compile": compiled, "FX": traced_by_fx}
 CASES = [
-    pytest.param(name, kind, marks=pytest.mark.slow if kind in SLOW else (), id=f"{name}-{kind}")
+    pytest.param(name, kind, marks=pytest.mark.slow if kind == "torch.compile" else (), id=f"{name}-{kind}")
     for name in TINY
     for kind in KINDS
     if (name, kind) not in EXCEPTIONS
@@ -67,22 +47,19 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_equals_the_plain_model_at_two_sizes(name: str, kind: str) -> None:
-    """Outputs, and the gradients of what can be trained; at the second size without compiling again."""
+    """Outputs and gradients; at the second size without compiling again."""
     torch._dynamo.reset()
-    training = kind != "torch.export"
-    model = tiny(name, **OPTIONS.get(name, {})).train(training)
+    model = tiny(name, **SHALLOW[name]).train()
     first = images(*FIRST_SIZE.get(name, (64, 96)))
     with torch._dynamo.config.patch(error_on_recompile=True):
         transformed = KINDS[kind](model, first)
         for x in (first, images(*OTHER_SIZE)):
             results = []
             for call in (model, transformed):
-                with torch.set_grad_enabled(training):
-                    y = call(x)
+                y = call(x)
                 model.zero_grad()
-                if training:
-                    y.square().sum().backward()
-                results.append([y, *(p.grad for p in model.parameters() if training)])
+                y.square().sum().backward()
+                results.append([y, *(p.grad for p in model.parameters())])
             for expected, found in zip(*results, strict=True):
                 torch.testing.assert_close(
                     found, expected, atol=1e-4 * max(1.0, expected.abs().max().item()), rtol=1e-3
