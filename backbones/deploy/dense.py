@@ -71,7 +71,12 @@ class DensePreprocessing:
 
 def pad(x: Tensor, divisor: int) -> Tensor:
     """Zeros at the right and the bottom of (B, C, H, W), up to multiples of ``divisor``."""
-    return F.pad(x, (0, -x.shape[3] % divisor, 0, -x.shape[2] % divisor)) if divisor > 1 else x
+    if divisor == 1:
+        return x
+    H, W = x.shape[2:]
+    # Not -H % divisor: of open sizes, an exporter knows that what is a factor times a number divides by the factor.
+    height, width = ((side + divisor - 1) // divisor * divisor for side in (H, W))
+    return F.pad(x, (0, width - W, 0, height - H))
 
 
 def _keep_sizes_open(parent: nn.Module) -> None:

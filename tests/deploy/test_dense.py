@@ -166,8 +166,7 @@ def test_preprocessing_is_that_of_the_config(config: str, photos: Path) -> None:
 
 @pytest.mark.mm
 @pytest.mark.slow
-@pytest.mark.parametrize("rescale", [False, True])
-@pytest.mark.parametrize("config", [SEGMENTATION, RETINANET])
+@pytest.mark.parametrize(("config", "rescale"), [(SEGMENTATION, True), (RETINANET, False)])
 def test_a_trained_model_is_exported_and_checked(
     config: str, rescale: bool, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
