@@ -46,7 +46,7 @@ def test_a_trained_model_stays_as_good(
     train, test, labels = digits
     int8 = str(train) if ranges == "static" else "dynamic"
     arguments = ["test_van.digits", "--format", *FORMATS, "--out", str(tmp_path), "--int8", int8]
-    arguments += [] if ranges == "static" else ["--size", "64x64"]  # which is written faster
+    arguments += ["--size", "64x64"]  # which is written faster
     assert export_command.main([*arguments, "--int8-images", "32"]) == 0
     assert "int8 32 x 64 x 64 differs by" in capsys.readouterr().out or ranges == "dynamic"
     model = export_command.load_source("test_van.digits").model
