@@ -45,7 +45,8 @@ def test_a_trained_model_stays_as_good(
     """Within one point of top-1 in each format, by commands alone, and smaller where it is not all structure."""
     train, test, labels = digits
     int8 = str(train) if ranges == "static" else "dynamic"
-    arguments = ["test_van.digits", "--format", *FORMATS, "--out", str(tmp_path), "--int8", int8]
+    formats = [format for format in FORMATS if ranges == "static" or format != "pt2"]  # torchao takes longest
+    arguments = ["test_van.digits", "--format", *formats, "--out", str(tmp_path), "--int8", int8]
     arguments += ["--size", "64x64"]  # which is written faster
     assert export_command.main([*arguments, "--int8-images", "32"]) == 0
     assert "int8 32 x 64 x 64 differs by" in capsys.readouterr().out or ranges == "dynamic"
@@ -54,11 +55,10 @@ def test_a_trained_model_stays_as_good(
     with torch.no_grad():
         expected = 100 * (model(x).argmax(1) == labels).double().mean()
     assert expected > 95
-    for runtime in FORMATS.values():
-        file = tmp_path / f"test_van.digits_int8{runtime.suffix}"
-        loaded = load_export(file)
+    for format in formats:
+        loaded = load_export(tmp_path / f"test_van.digits_int8{FORMATS[format].suffix}")
         top1 = 100 * (torch.cat([loaded(part)[0] for part in x.split(60)]).argmax(1) == labels).double().mean()
-        assert abs(top1 - expected) <= 1, runtime
+        assert abs(top1 - expected) <= 1, format
         assert loaded.metadata["int8"]["ranges"] == ranges
     assert check_export.main([str(tmp_path / "test_van.digits_int8.onnx"), "--images", str(test / "000*.png")]) == 0
     assert "same top class" in capsys.readouterr().out
