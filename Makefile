@@ -4,7 +4,8 @@ VENV ?= .venv
 # Processes that run tests side by side, one thread each.
 JOBS ?= 2
 
-PIP := -m pip --disable-pip-version-check install --quiet
+# Bytecode is made when a module is first imported: of all that is installed it would take minutes.
+PIP := -m pip --disable-pip-version-check install --quiet --no-compile
 PY := $(VENV)/bin/python
 # Constraints pin what is tested; pyproject.toml states the ranges.
 INSTALL := $(PY) $(PIP) --constraint constraints.txt

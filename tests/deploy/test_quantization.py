@@ -4,6 +4,7 @@ test_export.py has that they are near the model, for every family.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_a_trained_model_stays_as_good(
     arguments = ["test_van.digits", "--format", *formats, "--out", str(tmp_path), "--int8", int8]
     arguments += ["--size", "64x64"]  # which is written faster
     assert export_command.main([*arguments, "--int8-images", "32"]) == 0
-    assert "int8 32 x 64 x 64 differs by" in capsys.readouterr().out or ranges == "dynamic"
+    assert re.search(r"int8 \d+ x 64 x 64 differs by", capsys.readouterr().out)
     model = export_command.load_source("test_van.digits").model
     x = calibration_images(test, Preprocessing.of_config(model.pretrained_cfg), limit=len(labels))
     with torch.no_grad():
