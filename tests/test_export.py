@@ -49,7 +49,7 @@ CASES = [
 def test_equals_the_plain_model_at_two_sizes(name: str, kind: str) -> None:
     """Outputs and gradients; at the second size without compiling again."""
     torch._dynamo.reset()
-    model = tiny(name, **SHALLOW[name]).train()
+    model = tiny(name, **SHALLOW.get(name, {})).train()
     first = images(*FIRST_SIZE.get(name, (64, 96)))
     with torch._dynamo.config.patch(error_on_recompile=True):
         transformed = KINDS[kind](model, first)

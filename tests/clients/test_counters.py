@@ -39,7 +39,7 @@ def smallest(family: str) -> str:
 
 
 def create(family: str, **kwargs: Any) -> nn.Module:
-    return backbones.create_model(smallest(family), **SHALLOW[f"test_{family}"], **kwargs).eval()
+    return backbones.create_model(smallest(family), **SHALLOW.get(f"test_{family}", {}), **kwargs).eval()
 
 
 def model_and_inputs(family: str) -> tuple[nn.Module, tuple[Tensor, ...]]:

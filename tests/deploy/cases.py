@@ -24,7 +24,7 @@ def network(name: str, base: str) -> nn.Module:
 
     model = load_config(ROOT / f"configs/_base_/models/{base}.py").model
     init_default_scope("mmseg" if "decode_head" in model else "mmdet")
-    options = {**ANY_SIZE.get(name, {}), **SHALLOW[name]}
+    options = {**ANY_SIZE.get(name, {}), **SHALLOW.get(name, {})}
     if name == "test_illama":
         options.pop("depths")  # a map is of a block
     model.backbone.update(model=name, pretrained=False, **options)
