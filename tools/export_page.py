@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
 TINY = backbones.list_models("test_*", task="classification")
 # Of several variants of a family, the one that has its name.
-FAMILIES = [name for name in TINY if model_entrypoint(name).__module__.endswith(name.replace("test_", ".models."))]
+SEGMENTED = [name for name in TINY if model_entrypoint(name).__module__.endswith(name.replace("test_", ".models."))]
 # Heads and necks are the same around every backbone, and writing ONNX takes longest: some stand for all.
 ALL_FORMATS = ("test_attnet", "test_nat", "test_van")
 RETINANETS = ("test_van",)
@@ -59,7 +59,7 @@ CASES = [
     *(Case(name, "classification", OPEN["classification"]) for name in TINY),
     *(
         Case(name, "segmentation", OPEN["segmentation"], tuple(FORMATS) if name in ALL_FORMATS else ("pt2",))
-        for name in FAMILIES
+        for name in SEGMENTED
     ),
     *(Case(name, "detection", OPEN["detection"]) for name in RETINANETS),
     *(Case(name, "generation", ()) for name in backbones.list_models("test_*", task="generation")),
