@@ -2,7 +2,8 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
 from backbones.kernels import keep_freed_memory
+from backbones.kernels.int8 import Ranges, has_int8_kernels, is_within, observe
 from backbones.kernels.machine import current_machine, is_observed
 from backbones.kernels.packing import pack
 from backbones.kernels.recording import record
@@ -30,15 +32,24 @@ class Optimized(nn.Module):
         model: A model in evaluation mode, which becomes this one's own.
         sizes: Programs that are kept.
         dtype: What it computes in; outputs are of the type of the first input all the same. None for the model's.
+        calibration: Inputs of the model, by batch: convolutions and linear layers compute in eight bits, over the
+            ranges that these show. Weights that are loaded later have the same ranges.
     """
 
-    def __init__(self, model: nn.Module, sizes: int = 4, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sizes: int = 4,
+        dtype: torch.dtype | None = None,
+        calibration: Sequence[tuple[Tensor, ...]] = (),
+    ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False).to(dtype=dtype)
         self.sizes = sizes
         self.dtype = dtype
         self.training = False
         self._programs: OrderedDict[Any, Callable] = OrderedDict()
+        self._ranges = self._observe(calibration)
 
     def train(self, mode: bool = True) -> "Optimized":
         """Stays in evaluation mode.
@@ -83,19 +94,43 @@ class Optimized(nn.Module):
         outputs = self.model(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
         return tree_map(lambda y: y.to(inputs[0].dtype) if isinstance(y, Tensor) else y, outputs)
 
+    def _observe(self, batches: Sequence[tuple[Tensor, ...]]) -> Ranges:
+        """Ranges of what layers are given, without those that a family keeps in float."""
+        ranges: Ranges = {}
+        with torch.inference_mode():
+            for inputs in batches:
+                program, _, _ = record(self._run, inputs, self._names())
+                pack(program)
+                observe(program, inputs, ranges)
+        kept = getattr(self.model, "int8_float_layers", ())
+        return {
+            key: found
+            for key, found in ranges.items()
+            if not any(is_within(name.rpartition(".")[0], kept) for name in key)
+        }
+
+    def _names(self) -> dict[int, str]:
+        """Names of the model's tensors by address."""
+        return {t.data_ptr(): name for name, t in chain(self.model.named_parameters(), self.model.named_buffers())}
+
     def _make(self, inputs: tuple[Tensor, ...]) -> tuple[Callable, Any]:
-        """A program for such inputs, and what the model returns for these."""
-        program, result, unflatten = record(self._run, inputs)
-        pack(program)
-        run = program.compile()
+        """A program for such inputs, and what it returns for these."""
+        program, result, unflatten = record(self._run, inputs, self._names())
+        pack(program, self._ranges)
+        run = program.module().forward
         outputs = run(*inputs)
         for found, expected in zip(outputs, tree_leaves(result), strict=True):
             if found.shape != expected.shape or found.stride() != expected.stride():
                 return self._run, result  # kernels of another version
-        return lambda *inputs: unflatten(run(*inputs)), result
+        return lambda *inputs: unflatten(run(*inputs)), unflatten(outputs)
 
 
-def optimize(model: nn.Module, keep_memory: bool = False, dtype: torch.dtype | None = None) -> Optimized:
+def optimize(
+    model: nn.Module,
+    keep_memory: bool = False,
+    dtype: torch.dtype | None = None,
+    calibration: Tensor | Sequence[Tensor | tuple[Tensor, ...]] | None = None,
+) -> Optimized:
     """A copy of a model for inference on a CPU.
 
     Batch norms, layer scales, activations, residuals and gates are folded into the layers beside them, weights are
@@ -105,25 +140,46 @@ def optimize(model: nn.Module, keep_memory: bool = False, dtype: torch.dtype | N
     Args:
         model: In evaluation mode, on a CPU, without hooks and adapters.
         keep_memory: Let the process keep freed memory (``backbones.kernels.keep_freed_memory``), for the whole process.
-        dtype: ``torch.bfloat16`` computes in that type, two to three times as fast on CPUs with AVX512-BF16 or AMX;
-            inputs and outputs stay what they are. None for the model's own.
+        dtype: ``torch.bfloat16`` computes in that type, two to three times as fast on CPUs with AVX512-BF16 or AMX.
+            ``torch.int8`` computes convolutions and linear layers in eight bits, but for those of groups, of few
+            outputs, and of ``model.int8_float_layers``. Inputs and outputs stay what they are. None for the model's
+            own.
+        calibration: For ``torch.int8``, inputs like those that are to come, of any size: a batch (B, 3, H, W), or
+            several; tuples where the model takes more than one tensor. Each layer's input gets the range that it has
+            for these.
 
     Raises:
         ValueError: If the model trains, is elsewhere than on a CPU, or carries hooks, adapters, replaced forwards or
-            weights that something computes; if ``dtype`` is another type, or this CPU has no kernels for it.
+            weights that something computes; if ``dtype`` is another type, or this CPU has no kernels for it; if
+            ``torch.int8`` comes without inputs for calibration, or these without it.
 
     Example:
         >>> fast = backbones.optimize(backbones.create_model("van_b0").eval())
         >>> logits = fast(torch.randn(1, 3, 224, 224))
     """
     _check(model)
-    if dtype not in (None, torch.float32, torch.bfloat16):
-        raise ValueError(f"a model is optimized for torch.float32 or torch.bfloat16, not {dtype}")
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.int8):
+        raise ValueError(f"a model is optimized for torch.float32, torch.bfloat16 or torch.int8, not {dtype}")
     if dtype == torch.bfloat16 and not current_machine().bfloat16:
         raise ValueError("this CPU has no kernels for bfloat16 (AVX512-BF16 or AMX): optimize for torch.float32")
+    if dtype == torch.int8 and not (has_int8_kernels() and current_machine().onednn):
+        raise ValueError("this PyTorch has no kernels for int8 (oneDNN's): optimize for torch.float32")
+    batches = _batches(calibration)
+    if (dtype == torch.int8) != bool(batches):
+        raise ValueError(
+            "torch.int8 needs inputs like those that are to come, to find the ranges of layers: pass calibration=images"
+            if dtype == torch.int8
+            else f"calibration finds the ranges of layers in torch.int8: leave it out for {dtype or 'float'}"
+        )
     if keep_memory:
         keep_freed_memory()
-    return Optimized(copy.deepcopy(model), dtype=dtype)
+    return Optimized(copy.deepcopy(model), dtype=None if batches else dtype, calibration=batches)
+
+
+def _batches(calibration: Tensor | Sequence[Tensor | tuple[Tensor, ...]] | None) -> list[tuple[Tensor, ...]]:
+    """Arguments of the model, batch by batch."""
+    batches = [] if calibration is None else [calibration] if isinstance(calibration, Tensor) else list(calibration)
+    return [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
 
 
 def _check(model: nn.Module) -> None:

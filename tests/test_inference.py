@@ -22,7 +22,7 @@ def _model(name: str) -> nn.Module:
     options = {"dynamic_img_size": True} if name == "test_illama" else {}
     model = backbones.create_model(name, **options).eval()
     for parameter in model.parameters():
-        if parameter.ndim == 1:  # scales and biases of their own
+        if parameter.ndim == 1 or not parameter.any():  # scales and biases of their own, and no layer of zeros
             parameter.data.add_(0.1 * torch.randn_like(parameter))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -72,6 +72,126 @@ def test_bfloat16_is_as_near_as_the_model_in_bfloat16(name: str) -> None:
     spread = (expected.max() - expected.min()).item()
     error, eager_error = ((y - expected).abs().max().item() / spread for y in (found, rounded.float()))
     assert error <= max(0.02, 1.5 * eager_error)
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference, over the deviation within an image."""
+    return ((found - expected).square().mean() / (expected - expected.mean(1, keepdim=True)).square().mean()).sqrt()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_int8_is_near_the_model(name: str) -> None:
+    """At the calibrated size and at others; every layer that is worth it computes in eight bits."""
+    model = _model(name)
+    before = copy.deepcopy(model.state_dict())
+    fast = backbones.optimize(model, dtype=torch.int8, calibration=[_inputs(model, 4, 64, 96)])
+    for size in ((2, 64, 96), (3, 96, 64)):
+        inputs = _inputs(model, *size)
+        fast(*inputs)  # records
+        with torch.inference_mode():
+            error = _relative_error(fast(*inputs), model(*inputs))
+        assert 1e-4 < error < 0.1
+    assert fast._programs and fast._run not in fast._programs.values()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    program, _, _ = record(fast._run, _inputs(model, 1, 64, 64), fast._names())
+    pack(program, fast._ranges)
+    quantised = [node for node in program.graph.nodes if str(node.target).startswith("onednn")]
+    left = [node for node in program.graph.nodes if str(node.target).startswith("mkldnn") and "key" in node.meta]
+    assert quantised
+    for node in left:  # by groups, or to few channels
+        groups = next((a for a in node.args if isinstance(a, int)), 1)
+        channels = node.meta["layout"].shape[1]
+        assert groups > 1 or channels < 96, node.format_node()
+
+
+def _steps(x: Tensor, low: float, high: float) -> Tensor:
+    """What is left of ``x`` in 256 steps over a range."""
+    scale = (high - low) / 255
+    zero = round(-low / scale)
+    return ((x / scale + zero).round().clamp(0, 255) - zero) * scale
+
+
+def _weight_steps(weight: Tensor) -> Tensor:
+    """What is left of weights in 127 steps a channel."""
+    scale = weight.flatten(1).abs().amax(1).view(-1, *[1] * (weight.ndim - 1)) / 63
+    return (weight / scale).round() * scale
+
+
+def _bounds(x: Tensor) -> tuple[float, float]:
+    return min(x.min().item(), 0.0), max(x.max().item(), 0.0)
+
+
+def test_int8_steps() -> None:
+    """Inputs take 256 steps over the calibrated range and no more, weights half of theirs; bytes are passed on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 128), nn.GELU(), nn.Linear(128, 160)).eval()
+    first, _, second = model
+    seen = torch.randn(64, 32) + 0.5
+    fast = backbones.optimize(model, dtype=torch.int8, calibration=seen)
+    with torch.inference_mode():
+        hidden = _bounds(nn.functional.gelu(first(seen)))
+        x = 2 * torch.randn(50, 32)  # beyond the range
+        y = nn.functional.linear(_steps(x, *_bounds(seen)), _weight_steps(first.weight), first.bias)
+        y = _steps(nn.functional.gelu(y), *hidden)
+        expected = nn.functional.linear(y, _weight_steps(second.weight), second.bias)
+        fast(x)
+        found = fast(x)
+    # a step of few hidden entries is another, where they are half way between two
+    assert _relative_error(found, expected) < 2e-3
+    program, _, _ = record(fast._run, (x,), fast._names())
+    pack(program, fast._ranges)
+    called = [node.target.__name__ for node in program.graph.nodes if node.op == "call_function"]
+    assert [name for name in called if name != "as_strided.default"] == [
+        "_to_bytes",
+        "qlinear_pointwise.default",
+        "qlinear_pointwise.default",
+    ]
+
+
+def test_int8_convolutions() -> None:
+    """Padding is zero whatever the zero point, and activations, sums and gates are those of floats."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 32, 4, 4)
+            self.conv1 = nn.Conv2d(32, 128, 3, padding=1)
+            self.conv2 = nn.Conv2d(128, 128, 3, 2, padding=1, bias=False)
+            self.conv3 = nn.Conv2d(128, 128, 3, padding=1)
+            self.pointwise = nn.Conv2d(128, 128, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x.contiguous(memory_format=torch.channels_last))
+            x = nn.functional.gelu(self.conv1(x + 3))
+            y = nn.functional.silu(self.conv2(x))
+            y = y + self.conv3(y)
+            y = y * self.conv3(y)
+            z = y * self.pointwise(y)
+            return z + self.pointwise(z)
+
+    torch.manual_seed(0)
+    model, x = Net().eval(), torch.randn(4, 3, 48, 64)
+    fast = backbones.optimize(model, dtype=torch.int8, calibration=[x[:1], x[1:]])
+    fast(x)
+    with torch.inference_mode():
+        assert 1e-4 < _relative_error(fast(x), model(x)) < 0.05
+    program, _, _ = record(fast._run, (x,), fast._names())
+    pack(program, fast._ranges)
+    targets = Counter(str(node.target).split(".")[1] for node in program.graph.nodes if "dnn" in str(node.target))
+    assert targets == {"qconv_pointwise": 5, "qlinear_pointwise": 2}
+
+
+def test_int8_keeps_layers_in_float() -> None:
+    model = _model("test_davit")
+    model.int8_float_layers = ("stages.*.blocks", "head.fc")
+    fast = backbones.optimize(model, dtype=torch.int8, calibration=torch.randn(2, 3, 64, 64))
+    assert fast._ranges
+    assert not any("blocks" in name or "head.fc" in name for key in fast._ranges for name in key)
+    kept = pickle.loads(pickle.dumps(fast))
+    x = torch.randn(1, 3, 64, 64)
+    fast(x), kept(x)
+    assert torch.equal(kept(x), fast(x))
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name != "test_ptdit"])
@@ -239,8 +359,14 @@ def test_refused_for_what_it_is() -> None:
         backbones.optimize(fast)
     with pytest.raises(RuntimeError, match="cannot be trained"):
         fast.train()
-    with pytest.raises(ValueError, match=r"torch.float32 or torch.bfloat16, not torch.float16"):
+    with pytest.raises(ValueError, match=r"torch.float32, torch.bfloat16 or torch.int8, not torch.float16"):
         backbones.optimize(_model("test_van"), dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"pass calibration=images"):
+        backbones.optimize(_model("test_van"), dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"leave it out for float"):
+        backbones.optimize(_model("test_van"), calibration=torch.randn(1, 3, 32, 32))
+    with use_machine(Machine(onednn=False)), pytest.raises(ValueError, match="no kernels for int8"):
+        backbones.optimize(_model("test_van"), dtype=torch.int8, calibration=torch.randn(1, 3, 32, 32))
     with (
         use_machine(Machine(vendor="GenuineIntel", avx512=True)),
         pytest.raises(ValueError, match="no kernels for bfloat16"),

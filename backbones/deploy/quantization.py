@@ -17,7 +17,6 @@ CPUs without VNNI (before AVX-512 VNNI or AVX-VNNI) add two products in 16 bits,
 overflows: a quarter of the logits' deviation. So weights of ONNX and OpenVINO files use half of it, on every CPU.
 """
 
-import fnmatch
 import importlib
 import logging
 import math
@@ -37,6 +36,7 @@ from backbones.deploy.metadata import Preprocessing
 from backbones.deploy.programs import capture, load_program, quiet, run_program
 from backbones.deploy.runtimes import ONNXRuntime
 from backbones.images import find_bad_images, list_images, map_files, read_image
+from backbones.kernels.int8 import is_within
 
 __all__ = ["DYNAMIC", "INT8_TOLERANCE", "Agreement", "calibration_images", "quantize", "require_quantizer"]
 
@@ -251,8 +251,7 @@ def _is_layer(kind: str, rank: int | None) -> bool:
 
 def _within(name: str, patterns: Sequence[str]) -> bool:
     """Whether an operator ("stages.0.blocks.1.attn.proj/MatMul_7") is in a module that a pattern names."""
-    module = name.partition("/")[0]
-    return any(fnmatch.fnmatchcase(f".{module}.", f"*.{pattern}.*") for pattern in patterns)
+    return is_within(name.partition("/")[0], patterns)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from backbones.kernels.convolution import _convolution_pointwise
+from backbones.kernels.int8 import Quantizer, Ranges
 from backbones.kernels.machine import HERE, current_machine
 from backbones.kernels.recording import Layout, Program
 
@@ -39,6 +40,7 @@ class Layer:
     groups: int = 1
     act: tuple[str, str] = ("none", "")
     binary: str = ""
+    key: tuple[str, ...] = ()  # names of what its weights are made of
 
     @property
     def plain(self) -> bool:
@@ -60,17 +62,23 @@ class Layer:
         return replace(self, weight=self.weight * scale.view(-1, 1, 1, 1), bias=bias)
 
 
-def pack(program: Program) -> None:
-    """Fold what stands around the layers of a program into them, and pack their weights once."""
+def pack(program: Program, ranges: Ranges | None = None) -> None:
+    """Fold what stands around the layers of a program into them, and pack their weights once.
+
+    Args:
+        program: As recorded.
+        ranges: Of the inputs of layers that are to compute in eight bits.
+    """
     if _convolution_pointwise is None or _reorder_weight is None or not current_machine().onednn:
         return
     with torch.inference_mode():
-        _Packer(program).run()
+        _Packer(program, ranges).run()
 
 
 class _Packer:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, ranges: Ranges | None) -> None:
         self.program = program
+        self.quantizer = Quantizer(program, ranges or {})
         self.layers: dict[fx.Node, Layer] = {}
         self.packed: dict[Any, tuple[fx.Node, Tensor]] = {}  # and what was packed, so that its address stays its own
         self.dtypes = (
@@ -112,6 +120,10 @@ class _Packer:
 
     def value(self, node: Any) -> Tensor | None:
         return self.program.constants.get(node)
+
+    def key(self, weight: fx.Node) -> tuple[str, ...]:
+        """Names of what a constant is made of, the same at all sizes."""
+        return tuple(sorted(self.program.sources.get(weight, ())))
 
     def layer_of(self, node: Any, like: Layout) -> tuple[fx.Node, Layer] | None:
         """The layer whose whole result is ``node``, which nobody else uses and which lies in memory as ``like``."""
@@ -165,10 +177,20 @@ class _Packer:
         if not (_is_channels_last(layout) and _is_channels_last(image)) or not self.packs(layout.dtype, w.dtype):
             return
         pad, step, spread = ((v[0], v[-1]) for v in (padding, stride, dilation))
-        layer = Layer(w.float(), None if b is None else b.float(), pad, step, spread, groups, act)
+        layer = Layer(w.float(), None if b is None else b.float(), pad, step, spread, groups, act, key=self.key(weight))
         self.put(node, layer, image, x)
 
-    def linear(self, node: fx.Node, x: fx.Node, w: Tensor | None, b: Tensor | None) -> None:
+    def linear(self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None = None) -> None:
+        w, b = self.value(weight), self.value(bias)
+        if bias is None or b is not None:
+            self.rows_layer(node, x, w, b, self.key(weight))
+
+    def product(self, node: fx.Node, x: fx.Node, matrix: fx.Node) -> None:
+        value = self.value(matrix)
+        if value is not None and value.ndim == 2:
+            self.rows_layer(node, x, value.t(), None, self.key(matrix))
+
+    def rows_layer(self, node: fx.Node, x: fx.Node, w: Tensor | None, b: Tensor | None, key: tuple[str, ...]) -> None:
         layout, out = x.meta["layout"], node.meta["layout"]
         if w is None or w.ndim != 2 or not self.packs(layout.dtype, w.dtype) or 0 in layout.shape:
             return
@@ -181,11 +203,8 @@ class _Packer:
             node, layout.root, (1, width, rows, 1), (rows * width, 1, width, width), layout.offset
         )
         result = Layout(node, (1, len(w), rows, 1), (rows * len(w), 1, len(w), len(w)), 0, out.dtype)
-        self.put(node, Layer(w[:, :, None, None].float(), None if b is None else b.float()), result, image)
-
-    def product(self, node: fx.Node, x: fx.Node, matrix: Tensor | None) -> None:
-        if matrix is not None and matrix.ndim == 2:
-            self.linear(node, x, matrix.t(), None)
+        layer = Layer(w[:, :, None, None].float(), None if b is None else b.float(), key=key)
+        self.put(node, layer, result, image)
 
     def activation(self, node: fx.Node, x: fx.Node, act: tuple[str, str]) -> None:
         found = self.layer_of(x, node.meta["layout"])
@@ -262,10 +281,13 @@ class _Packer:
 
     def emit(self, node: fx.Node, layer: Layer) -> None:
         x, layer = self.with_norm_before(node, layer)
-        if layer.pointwise and self.convolves_slowly(layer):
-            new, image = self.emit_linear(node, x, layer)
+        eight_bits = self.quantizer.takes(layer, x)
+        if layer.pointwise and (eight_bits or self.convolves_slowly(layer)):
+            new, image = self.emit_linear(node, x, layer, eight_bits)
         else:
-            new = image = self.emit_convolution(node, x, layer)
+            new = image = self.emit_convolution(node, x, layer, eight_bits)
+        if layer.key:
+            new.meta["key"] = layer.key
         for user in node.users:
             if user.target is aten.as_strided.default:
                 user.meta["layout"] = user.meta["layout"]._replace(root=new)
@@ -276,7 +298,9 @@ class _Packer:
         known = _linear_pointwise is not None and _reorder_linear_weight is not None
         return known and not current_machine().avx512 and layer.weight.shape[1] > 2048
 
-    def emit_convolution(self, node: fx.Node, x: fx.Node, layer: Layer) -> fx.Node:
+    def emit_convolution(self, node: fx.Node, x: fx.Node, layer: Layer, eight_bits: bool) -> fx.Node:
+        if eight_bits:
+            return self.quantizer.convolution(node, x, layer, node.args[1], node.meta["layout"])
         geometry = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
         shape, dtype = x.meta["layout"].shape, x.meta["layout"].dtype
         weight = layer.weight.to(dtype)
@@ -294,21 +318,24 @@ class _Packer:
             args = (x, packed, bias, *geometry, layer.act[0], [], layer.act[1])
         return self.program.call(node, op, args, node.meta["layout"])
 
-    def emit_linear(self, node: fx.Node, x: fx.Node, layer: Layer) -> tuple[fx.Node, fx.Node]:
+    def emit_linear(self, node: fx.Node, x: fx.Node, layer: Layer, eight_bits: bool) -> tuple[fx.Node, fx.Node]:
         """The node of the rows, and their view as the image (B, C, H, W) that they are the pixels of."""
         dtype, image = x.meta["layout"].dtype, node.meta["layout"]
         weight = layer.weight[:, :, 0, 0].to(dtype)
         key = (weight.data_ptr(), weight.shape, weight.stride())
         x = self.rows(node, x)
+        other: Any = self.rows(node, node.args[1]) if layer.binary else None  # type: ignore[arg-type]
+        like = image._replace(shape=(x.meta["layout"].shape[0], len(weight)), stride=(len(weight), 1))
+        if eight_bits:
+            new = self.quantizer.linear(node, x, layer, other, like)
+            return new, self.program.view(node, new, image.shape, image.stride, 0)
         if key not in self.packed:
             assert _reorder_linear_weight is not None
             rows = x.meta["layout"].shape[0]
             self.packed[key] = self.program.packed(_reorder_linear_weight(weight.contiguous(), rows)), weight
         packed, bias = self.packed[key][0], self.bias(layer, dtype)
-        like = image._replace(shape=(x.meta["layout"].shape[0], len(weight)), stride=(len(weight), 1))
         if layer.binary:
-            other: Any = node.args[1]
-            args: tuple = (x, self.rows(node, other), packed, bias, layer.binary)
+            args: tuple = (x, other, packed, bias, layer.binary)
             new = self.program.call(node, mkldnn._linear_pointwise.binary, args, like)
         else:
             args = (x, packed, bias, layer.act[0], [], layer.act[1])
@@ -339,7 +366,8 @@ class _Packer:
         view = self.program.view(node, place.root, layout.shape, layout.stride, place.offset)
         offset = (layer.weight * shift.view(1, -1, 1, 1)).sum((1, 2, 3))
         bias = offset if layer.bias is None else layer.bias + offset
-        return view, replace(layer, weight=layer.weight * scale.view(1, -1, 1, 1), bias=bias)
+        key = layer.key and (*layer.key, "before its norm")  # another input, so another range
+        return view, replace(layer, weight=layer.weight * scale.view(1, -1, 1, 1), bias=bias, key=key)
 
 
 def _unpacked(x: Tensor, other: Tensor | None) -> Tensor:
@@ -390,9 +418,7 @@ _RULES: dict[Any, Callable] = {
     mkldnn._convolution_pointwise.default: lambda p, n, x, w, b, padding, stride, dilation, groups, act, _, algorithm: (
         p.convolution(n, x, w, b, padding, stride, dilation, groups, (act, algorithm or ""))
     ),
-    aten.linear.default: lambda p, n, x, w, b: (
-        p.linear(n, x, p.value(w), p.value(b)) if b is None or p.value(b) is not None else None
-    ),
+    aten.linear.default: lambda p, n, x, w, b: p.linear(n, x, w, b),
     aten.gelu.default: lambda p, n, x, approximate: p.activation(n, x, ("gelu", approximate)),
     aten.relu.default: lambda p, n, x: p.activation(n, x, ("relu", "")),
     aten.silu.default: lambda p, n, x: p.activation(n, x, ("swish", "")),
@@ -404,4 +430,4 @@ _RULES: dict[Any, Callable] = {
     ),
 }
 for _op in (aten.matmul.default, aten.mm.default):
-    _RULES[_op] = lambda p, n, x, w: p.product(n, x, p.value(w))
+    _RULES[_op] = lambda p, n, x, w: p.product(n, x, w)

@@ -6,7 +6,8 @@ view is a look at the memory of the tensor that it views. ``packing.py`` rewrite
 modules.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -40,9 +41,10 @@ class Program:
     def __init__(self) -> None:
         self.graph = fx.Graph()
         self.constants: dict[fx.Node, Tensor] = {}
+        self.sources: dict[fx.Node, frozenset[str]] = {}  # names of the model's tensors that a constant is made of
         self.mutated: dict[fx.Node, fx.Node] = {}  # roots that operators write to, and the last that does
 
-    def constant(self, value: Tensor) -> fx.Node:
+    def constant(self, value: Tensor, sources: frozenset[str] = frozenset()) -> fx.Node:
         """The node of a constant; one for all that are equal."""
         for node, other in self.constants.items():
             if other.is_mkldnn:
@@ -54,6 +56,7 @@ class Program:
             node = self.graph.get_attr(f"constant{len(self.constants)}")
         node.meta["layout"] = Layout.of(value, node)
         self.constants[node] = value
+        self.sources[node] = sources
         return node
 
     def packed(self, value: Tensor) -> fx.Node:
@@ -77,26 +80,28 @@ class Program:
         if new == layout:
             return root
         if root in self.constants:
-            return self.constant(torch.as_strided(self.constants[root], new.shape, new.stride, offset))
+            value = torch.as_strided(self.constants[root], new.shape, new.stride, offset)
+            return self.constant(value, self.sources.get(root, frozenset()))
         with self.graph.inserting_before(before):
             node = self.graph.call_function(aten.as_strided.default, (root, list(shape), list(stride), offset))
         node.meta["layout"] = new
         return node
 
-    def compile(self) -> Callable[..., tuple[Tensor, ...]]:
-        """A function of the graph's inputs."""
+    def module(self) -> fx.GraphModule:
+        """A module of the graph's inputs."""
         self.graph.eliminate_dead_code()
         used = {node.target: self.constants[node] for node in self.graph.nodes if node.op == "get_attr"}
-        return fx.GraphModule(used, self.graph).forward
+        return fx.GraphModule(used, self.graph)
 
 
 _READS = (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default)
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, program: Program, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, program: Program, inputs: Sequence[Tensor], names: Mapping[int, str]) -> None:
         super().__init__()
         self.program = program
+        self.names = names
         self.nodes = WeakTensorKeyDictionary()
         self.known: dict[fx.Node, Tensor] = {}  # what depends on no input
         for i, tensor in enumerate(inputs):
@@ -106,7 +111,8 @@ class _Recorder(TorchDispatchMode):
 
     def node(self, tensor: Tensor) -> fx.Node:
         if tensor not in self.nodes:
-            self.nodes[tensor] = node = self.program.constant(tensor)
+            sources = frozenset({self.names[tensor.data_ptr()]} if tensor.data_ptr() in self.names else ())
+            self.nodes[tensor] = node = self.program.constant(tensor, sources)
             self.known[node] = tensor
         return self.nodes[tensor]
 
@@ -119,6 +125,7 @@ class _Recorder(TorchDispatchMode):
         graph = self.program.graph
         sources = [self.node(t) for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
         known = all(node in self.known for node in sources)
+        made_of = frozenset().union(*(self.program.sources.get(node, frozenset()) for node in sources))
         node_args, node_kwargs = tree_map(lambda t: self.node(t) if isinstance(t, Tensor) else t, (args, kwargs))
         storages = {
             t.untyped_storage()._cdata: self.node(t) for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)
@@ -134,6 +141,7 @@ class _Recorder(TorchDispatchMode):
             self.nodes[tensor] = node
             if known:
                 self.known[node] = tensor
+                self.program.sources[node] = made_of
 
         if isinstance(out, Tensor):
             note(out, node)
@@ -168,8 +176,15 @@ def _written(func: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
     return [t for t in tree_flatten(values)[0] if isinstance(t, Tensor)]
 
 
-def record(fn: Callable, inputs: Sequence[Tensor]) -> tuple[Program, Any, Callable[[Sequence[Tensor]], Any]]:
+def record(
+    fn: Callable, inputs: Sequence[Tensor], names: Mapping[int, str] = MappingProxyType({})
+) -> tuple[Program, Any, Callable[[Sequence[Tensor]], Any]]:
     """Run ``fn`` once and write down its operators.
+
+    Args:
+        fn: Tensors to what ``tree_flatten`` makes tensors of.
+        inputs: What it is given.
+        names: Of the model's tensors, by address.
 
     Returns: The program, what ``fn`` returned, and a function that makes the like of it of the program's outputs.
 
@@ -178,7 +193,7 @@ def record(fn: Callable, inputs: Sequence[Tensor]) -> tuple[Program, Any, Callab
             the model.
     """
     program = Program()
-    with torch.inference_mode(), recording(), _Recorder(program, inputs) as recorder:
+    with torch.inference_mode(), recording(), _Recorder(program, inputs, names) as recorder:
         result = fn(*inputs)
     outputs, spec = tree_flatten(result)
     program.graph.output(tuple(recorder.node(t) for t in outputs))
@@ -193,7 +208,7 @@ def _fold_constants(program: Program, known: dict[fx.Node, Tensor]) -> None:
     for node, value in known.items():
         used = any(user not in known for user in node.users)
         if node.op == "call_function" and used and node.meta["layout"].root not in program.mutated:
-            node.replace_all_uses_with(program.constant(value))
+            node.replace_all_uses_with(program.constant(value, program.sources[node]))
 
 
 def _look_through_views(program: Program) -> None:

@@ -77,7 +77,7 @@ def make_forward(candidate: Candidate, mode: str, settings: Settings) -> tuple[C
     inputs = tuple(x.to(device, memory_format=memory_format) if _is_image(x) else x for x in inputs)
     make = RUNTIMES[candidate.runtime].make
     assert make is not None, f"{candidate.runtime} runs a file"
-    return make(model, DTYPES[settings.dtype]), inputs, list(model.parameters())
+    return make(model, DTYPES[settings.dtype], inputs), inputs, list(model.parameters())
 
 
 def make_step(candidate: Candidate, mode: str, settings: Settings) -> Step:
@@ -206,15 +206,17 @@ def prepare(
         counted, _ = count_model(model, size, activations=True)
         found |= {"macs": counted.macs, "activations": counted.activations}
     for batch in batch_sizes if runtimes else ():
-        name = f"{model.replace(':', '_')}-{height}x{width}-{batch}"
-        files, errors = _exported(net, name, batch, size, runtimes, folder)
-        found["files"] |= {f"{runtime} {batch}": file for runtime, file in files.items()}
-        found["errors"] |= {f"{runtime} {batch}": error for runtime, error in errors.items()}
+        for int8 in (False, True):
+            chosen = [runtime for runtime in runtimes if RUNTIMES[runtime].int8 == int8]
+            name = f"{model.replace(':', '_')}-{height}x{width}-{batch}" + int8 * "_int8"
+            files, errors = _exported(net, name, batch, size, chosen, folder, int8) if chosen else ({}, {})
+            found["files"] |= {f"{runtime} {batch}": file for runtime, file in files.items()}
+            found["errors"] |= {f"{runtime} {batch}": error for runtime, error in errors.items()}
     return found
 
 
 def _exported(
-    net: nn.Module, name: str, batch: int, size: tuple[int, int], runtimes: Sequence[str], folder: str
+    net: nn.Module, name: str, batch: int, size: tuple[int, int], runtimes: Sequence[str], folder: str, int8: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Files of a fixed size that compute what the model does, and where there is none why, by runtime.
 
@@ -223,7 +225,7 @@ def _exported(
     inputs = _example_inputs(net, batch, size)
     made_of = {"weights_sha256": weights_hash(net), "torch": str(torch.__version__), "backbones": backbones.__version__}
     more: dict[str, Any] = {"inputs": lambda *_: inputs} if hasattr(net, "example_inputs") else {}
-    more |= {"img_size": size, "batch": batch, "dynamic_size": False}
+    more |= {"img_size": size, "batch": batch, "dynamic_size": False, "int8": inputs[0] if int8 else None}
     formats = {runtime: str(RUNTIMES[runtime].format) for runtime in runtimes}
     files = {runtime: Path(folder, name + FORMATS[format].suffix) for runtime, format in formats.items()}
     stamp = Path(folder, name + ".inputs")

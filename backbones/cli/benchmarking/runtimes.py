@@ -9,6 +9,7 @@ from torch import nn
 
 import backbones
 from backbones.deploy import FORMATS
+from backbones.deploy.quantization import require_quantizer
 from backbones.kernels import current_machine
 
 
@@ -17,16 +18,18 @@ class Runtime:
     """One way to run a model.
 
     Attributes:
-        make: (model, dtype) -> what computes its outputs; None for a runtime that loads a file.
+        make: (model, dtype, inputs) -> what computes its outputs; None for a runtime that loads a file.
         format: Of the file, a key of ``backbones.deploy.FORMATS``.
+        int8: Whether layers compute in eight bits, over the ranges that they have for the benchmark's own inputs.
         trains: Whether gradients come through it.
         dtypes: In which it runs.
         autocast: Whether bfloat16 is autocast, on any CPU; otherwise it needs the CPU's kernels.
         anywhere: Whether it runs on other devices than a CPU, too.
     """
 
-    make: Callable[[nn.Module, torch.dtype], Callable[..., Any]] | None = None
+    make: Callable[[nn.Module, torch.dtype, tuple], Callable[..., Any]] | None = None
     format: str | None = None
+    int8: bool = False
     trains: bool = False
     dtypes: tuple[str, ...] = ("float32",)
     autocast: bool = True
@@ -35,13 +38,18 @@ class Runtime:
 
 _BOTH = ("float32", "bfloat16")
 RUNTIMES = {
-    "eager": Runtime(make=lambda model, dtype: model, trains=True, dtypes=_BOTH, anywhere=True),
+    "eager": Runtime(make=lambda model, *_: model, trains=True, dtypes=_BOTH, anywhere=True),
     "optimized": Runtime(
-        make=lambda model, dtype: backbones.optimize(model, dtype=dtype), dtypes=_BOTH, autocast=False
+        make=lambda model, dtype, _: backbones.optimize(model, dtype=dtype), dtypes=_BOTH, autocast=False
     ),
-    "compile": Runtime(make=lambda model, dtype: torch.compile(model), trains=True, dtypes=_BOTH, anywhere=True),
+    "optimized-int8": Runtime(
+        make=lambda model, _, inputs: backbones.optimize(model, dtype=torch.int8, calibration=[inputs]), int8=True
+    ),
+    "compile": Runtime(make=lambda model, *_: torch.compile(model), trains=True, dtypes=_BOTH, anywhere=True),
     "onnxruntime": Runtime(format="onnx"),
+    "onnxruntime-int8": Runtime(format="onnx", int8=True),
     "openvino": Runtime(format="openvino"),  # which backbones.deploy tells to compute in float32
+    "openvino-int8": Runtime(format="openvino", int8=True),
 }
 
 
@@ -63,5 +71,7 @@ def check_runtime(name: str, dtype: str, device: str) -> None:
     if runtime.format:
         try:
             FORMATS[runtime.format].require()
+            if runtime.int8:
+                require_quantizer(runtime.format)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
