@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.cli.benchmarking.measuring import MODES
+from backbones.cli.benchmarking.runtimes import RUNTIMES
 from backbones.cli.common import format_img_size
 
 
@@ -63,7 +64,8 @@ class Table:
             header += [f"{mode} ms", "img/s"]
             header += [f"x {baseline}"] * self.has_baseline + [f"x {first}"] * self.has_first
             header += ["% of best", "peak MiB"]
-        self.widths = [max(map(len, ["model", *models])), 11, *(max(7, len(title)) for title in header[2:])]
+        names = [max(map(len, ["model", *models])), max(map(len, RUNTIMES))]
+        self.widths = [*names, *(max(7, len(title)) for title in header[2:])]
         self.header = "\n".join([self._line(header), "  ".join("-" * width for width in self.widths)])
 
     def row(self, result: Result) -> str:
