@@ -44,7 +44,8 @@ class Optimized(nn.Module):
         calibration: Sequence[tuple[Tensor, ...]] = (),
     ) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False).to(dtype=dtype)
+        # channels last, which is what packed layers take
+        self.model = model.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
         self.sizes = sizes
         self.dtype = dtype
         self.training = False

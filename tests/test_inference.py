@@ -5,6 +5,7 @@ import pickle
 from collections import Counter
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -194,11 +195,11 @@ def test_int8_keeps_layers_in_float() -> None:
     assert torch.equal(kept(x), fast(x))
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "test_ptdit"])
+@pytest.mark.parametrize("name", ["resnet18", *(name for name in TINY if name != "test_ptdit")])
 def test_every_layer_is_packed(name: str) -> None:
     """No convolution and no linear layer with weights of the model's is left to PyTorch."""
-    model = _model(name)
-    program, _, _ = record(model, (torch.randn(2, 3, 64, 64),))
+    fast = backbones.optimize(timm.create_model(name).eval() if name == "resnet18" else _model(name))
+    program, _, _ = record(fast._run, (torch.randn(2, 3, 64, 64),))
     pack(program)
     aten = torch.ops.aten
     products = aten.linear.default, aten.conv2d.default, aten.convolution.default, aten.mkldnn_convolution.default

@@ -19,6 +19,7 @@ from backbones.kernels.machine import HERE, current_machine
 from backbones.kernels.recording import Layout, Program
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
+NHWC = torch.channels_last
 _reorder_weight = getattr(mkldnn, "_reorder_convolution_weight", None)
 _linear_pointwise = getattr(mkldnn, "_linear_pointwise", None)
 _reorder_linear_weight = getattr(mkldnn, "_reorder_linear_weight", None)
@@ -174,8 +175,12 @@ class _Packer:
         layout, image = x.meta["layout"], node.meta["layout"]
         if w is None or (bias is not None and b is None) or w.ndim != 4 or isinstance(padding, str):
             return
-        if not (_is_channels_last(layout) and _is_channels_last(image)) or not self.packs(layout.dtype, w.dtype):
+        if not _is_channels_last(image) or not self.packs(layout.dtype, w.dtype):
             return
+        if not _is_channels_last(layout):  # the model's input
+            like = layout._replace(stride=torch.empty(layout.shape, device="meta").to(memory_format=NHWC).stride())
+            x = self.program.call(node, aten.contiguous.default, (x,), like)
+            x.kwargs = {"memory_format": NHWC}
         pad, step, spread = ((v[0], v[-1]) for v in (padding, stride, dilation))
         layer = Layer(w.float(), None if b is None else b.float(), pad, step, spread, groups, act, key=self.key(weight))
         self.put(node, layer, image, x)
