@@ -1,8 +1,9 @@
 """torchao and PT2E: every layer is quantised, the outputs stay, and so does the accuracy of a trained model."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
-from torchao.quantization.pt2e import MinMaxObserver
+from torchao.quantization.pt2e import MinMaxObserver, qat_utils
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     X86InductorQuantizer,
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.usefixtures("fast_kernels"),
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
+ONE_PROCESS = pytest.mark.xdist_group("pt2e")  # which shares torchao's patterns
 CALLS = ("aten.conv2d.default", "aten.linear.default")
 SMALLEST_STEP = 2**-12  # of a weight, as torchao's observers choose it
 REORDERED = {"test_sgformer": "tokens are sorted by significance, and rounding exchanges neighbours"}
@@ -43,6 +45,27 @@ def test_torchao(name: str, config: type) -> None:
         assert layers and all(type(m.weight) is not nn.Parameter for m in layers)
         found = model(*args)
     assert (found - expected).std() < 0.05 * expected.std()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _patterns_compiled_once() -> Iterator[None]:
+    """torchao looks for training in eight bits in every model that keeps a batch norm.
+
+    It compiles a hundred patterns for that, the same ones and for most of a minute each time.
+    """
+    compiled: dict[Callable, torch.fx.GraphModule] = {}
+    compile_pattern = qat_utils._get_aten_graph_module_for_pattern
+
+    def compile_once(pattern: Callable, *args: Any, **kwargs: Any) -> torch.fx.GraphModule:
+        if pattern not in compiled:
+            compiled[pattern] = compile_pattern(pattern, *args, **kwargs)
+        return copy.deepcopy(compiled[pattern])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qat_utils, "_get_aten_graph_module_for_pattern", compile_once)
+        for name in ("_get_quantized_qat_conv_bn_pattern", "_get_folded_quantized_qat_conv_bn_pattern"):
+            patch.setattr(qat_utils, name, cache(getattr(qat_utils, name)))
+        yield
 
 
 @torch.no_grad()
@@ -76,6 +99,7 @@ class Layers(torch.fx.Interpreter):
 
 
 @pytest.mark.slow
+@ONE_PROCESS
 @pytest.mark.parametrize("name", ["convnext_atto", *TINY])
 def test_pt2e(name: str) -> None:
     """As every layer of timm's ConvNeXt, so every one of ours: weight and input have eight bits, and errors stay small.
@@ -122,6 +146,7 @@ def top1(model: nn.Module, x: Tensor, labels: Tensor) -> float:
         return 100 * sum((model(a).argmax(1) == b).sum().item() for a, b in zip(x.split(50), labels.split(50))) / len(x)
 
 
+@ONE_PROCESS
 def test_a_trained_model_stays_as_good(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, labels = digits
     expected = top1(model, x, labels)
