@@ -1,9 +1,12 @@
 """Every registered model against its metafile: the published numbers, and those counted here."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
 import pytest
 
 import backbones
-from backbones.cli.complexity import count_config, count_model
+from backbones.cli.complexity import Complexity, count_config, count_model
 from backbones.metafiles import BEYOND_BACKBONES, Entry, load_metafiles
 from tools.model_zoo import ROOT
 
@@ -81,9 +84,19 @@ def test_counted_numbers_of_detectors_and_segmentors(name: str) -> None:
     assert (entry.params, entry.macs) == (complexity.params, complexity.macs), "Metadata of the metafile is out of date"
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@cache
+def count_structure(arch: str, img_size: tuple[int, int], options: tuple) -> tuple[Complexity, tuple[int, int]]:
+    """Once for all entries of one structure, in a thread, as tracing notes the whole stack for each operator."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(count_model, arch, img_size, **dict(options)).result()
+
+
+@pytest.mark.parametrize(
+    "entry", [pytest.param(entry, id=entry.name, marks=pytest.mark.xdist_group(entry.arch)) for entry in ENTRIES]
+)
 def test_published_and_counted_numbers(entry: Entry) -> None:
-    complexity, size = count_model(entry.arch, entry.img_size, num_classes=entry.num_classes, **entry.options)
+    options = {"num_classes": entry.num_classes, **entry.options}
+    complexity, size = count_structure(entry.arch, entry.img_size, tuple(options.items()))
 
     assert size == entry.img_size
     assert not complexity.unsupported

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, jit_analysis
 from fvcore.nn.jit_handles import generic_activation_jit, get_shape
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -205,6 +205,39 @@ def _part_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextlib.contextmanager
+def _scopes_of(parts: dict[str, nn.Module]) -> Iterator[None]:
+    """Let fvcore's traces tell these parts apart instead of all modules, as each level of scopes copies its nodes."""
+    trace_modules = jit_analysis._get_scoped_trace_graph
+
+    def trace_parts(model: nn.Module, inputs: Any, aliases: object) -> torch._C.Graph:
+        owners = {module: name for name, part in reversed(parts.items()) for module in part.modules()}
+        entered = [""]
+
+        def enter(module: nn.Module, args: tuple) -> None:
+            entered.append(owners.get(module, ""))
+            if entered[-1] != entered[-2] and (state := torch._C._get_tracing_state()):
+                state.push_scope(entered[-1])
+
+        def leave(module: nn.Module, args: tuple, output: object) -> None:
+            if entered.pop() != entered[-1] and (state := torch._C._get_tracing_state()):
+                state.pop_scope()
+
+        handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
+        handles += [module.register_forward_hook(leave) for module in model.modules()]
+        try:
+            return torch.jit._get_trace_graph(model, inputs)[0]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    jit_analysis._get_scoped_trace_graph = trace_parts
+    try:
+        yield
+    finally:
+        jit_analysis._get_scoped_trace_graph = trace_modules
+
+
+@contextlib.contextmanager
 def _record_shapes(modules: dict[str, nn.Module]) -> Iterator[dict[str, tuple[int, ...]]]:
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -262,6 +295,7 @@ def count(model: nn.Module, input_size: Sequence[int] | tuple[Tensor, ...], acti
             torch.no_grad(),
             _TracedMetaConvolution() if on_meta else contextlib.nullcontext(),
             _record_shapes(parts) as shapes,
+            _scopes_of(parts),
             constant_tables(),  # which are not made for every image
             warnings.catch_warnings(),
         ):
