@@ -18,6 +18,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")])
 )
 
+# what OpenVINO goes by: otherwise it forks the process for every event that it reports to its makers
+os.environ["CI"] = "true"
+
 
 @pytest.fixture
 def fast_kernels() -> Iterator[None]:
