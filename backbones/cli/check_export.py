@@ -5,7 +5,8 @@
 
 A classifier's most probable classes are printed, a segmentation model's largest classes with their shares of the image,
 a detector's best boxes in pixels of the image. What the model finds comes from its config's own test pipeline, but
-always from the whole image. The exit status is 1 if the file finds something else.
+always from the whole image. The exit status is 1 if the file finds something else: of an int8 file's maps and boxes, if
+they differ by more than it was written under.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from backbones.cli.common import format_table
 from backbones.cli.export import Source, add_source_arguments, load_source
 from backbones.deploy import DensePreprocessing, Preprocessing, Runtime, load_export
+from backbones.deploy.agreement import BoxAgreement, ScoreAgreement
 from backbones.deploy.metadata import weights_hash
 from backbones.images import find_bad_images, list_images, read_image
 from backbones.weights import DownloadError
@@ -67,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.exit(f"error: cannot check {args.file}: {error}")
     print(format_table(["image", "the file says", "the model says"], rows))
     print(f"\n{agreed} of {len(files)} images have the same {SAME[found.task]}; largest difference when exported:")
-    print("\n".join(f"  {size}: {value:.1e} of the spread" for size, value in runtime.metadata["differences"].items()))
+    errors = runtime.metadata.get("int8", {}).get("relative_error", {})
+    for size, value in runtime.metadata["differences"].items():
+        print(f"  {size}: {value:.1e} of the spread" + (f", relative error {errors[size]:.1%}" if errors else ""))
     return 0 if agreed == len(files) else 1
 
 
@@ -107,10 +111,14 @@ def compare_classes(runtime: Runtime, found: Source, files: Sequence[str], topk:
 
 
 def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
-    """The classes of the most pixels; the same are those of all pixels but one in a hundred."""
+    """The classes of the most pixels; the same are those of all pixels but one in a hundred.
+
+    Of an int8 file it is the scores that are compared, as when it was written.
+    """
     transform = DensePreprocessing.of_config(runtime.metadata).transform(takes_rescaled(runtime))
     classes = runtime.metadata["classes"]
-    found.trained.net.test_cfg.mode = "whole"
+    net = found.trained.net
+    net.test_cfg.mode = "whole"
 
     def shares(labels: Tensor) -> str:
         counts = Counter(labels.flatten().tolist()).most_common(topk)
@@ -122,17 +130,30 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
         with torch.inference_mode():
             scores = runtime(batch_of(runtime, transform(image)))[0]
             scores = F.interpolate(
-                scores, (image.height, image.width), mode="bilinear", align_corners=found.trained.net.align_corners
+                scores, (image.height, image.width), mode="bilinear", align_corners=net.align_corners
             )
-            labels = scores.argmax(1)[0] if scores.shape[1] > 1 else (scores.sigmoid() > 0.5)[0, 0].long()
-            expected = found.trained([file])[0].pred_sem_seg.data[0]
-        agreed += bool((labels == expected).float().mean() > 0.99)
+            if scores.shape[1] > 1:
+                labels = scores.argmax(1)[0]
+            else:
+                scores = scores.sigmoid()
+                labels = (scores > net.decode_head.threshold)[0, 0].long()
+            (sample,) = found.trained([file])
+        expected = sample.pred_sem_seg.data[0]
+        if "int8" in runtime.metadata:
+            near = ScoreAgreement()
+            near.add([sample.seg_logits.data[None]], [scores[:1]])
+            agreed += near.excess is None
+        else:
+            agreed += bool((labels == expected).float().mean() > 0.99)
         rows.append([file, shares(labels), shares(expected)])
     return rows, agreed
 
 
 def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
-    """The best boxes; the same are as many above the model's threshold, of the same classes within a pixel."""
+    """The best boxes; the same are as many above the model's threshold, of the same classes within a pixel.
+
+    Those of an int8 file are compared by overlap and score, as when it was written.
+    """
     metadata = runtime.metadata
     transform = DensePreprocessing.of_config(metadata).transform(takes_rescaled(runtime))
 
@@ -153,7 +174,11 @@ def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: i
         instances = sample.pred_instances
         expected = instances.bboxes, instances.scores, instances.labels
         same = mine[0].shape == expected[0].shape and sorted(mine[2].tolist()) == sorted(expected[2].tolist())
-        if same and len(mine[0]):
+        if "int8" in metadata:
+            near = BoxAgreement()
+            near.add([y[None] for y in expected], [y[None] for y in mine])
+            same = near.excess is None
+        elif same and len(mine[0]):
             apart = torch.cdist(expected[0], mine[0], p=float("inf"))
             same = bool(apart.masked_fill(expected[2][:, None] != mine[2], float("inf")).amin(1).max() < 1)
         agreed += same

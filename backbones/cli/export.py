@@ -15,7 +15,7 @@ the rest. `backbones check-export FILE --images DIR` runs it on images.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from torch import nn
 import backbones
 from backbones.cli.common import check_model, parse_img_size
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export
+from backbones.deploy.agreement import BoxAgreement
 from backbones.deploy.dense import Detector, Segmentation, denoiser, detection_difference
 from backbones.deploy.quantization import CALIBRATION_IMAGES, DYNAMIC, calibration_images
 from backbones.deploy.runtimes import OPSET
@@ -207,7 +208,7 @@ def _dense(trained: Any, name: str, origin: dict[str, Any], preprocessing: Dense
     )
     if is_detector:
         source.fixed = ("batch",)  # what remains of each image's boxes is another number
-        source.options = {"compare": detection_difference}
+        source.options = {"compare": detection_difference, "agreement": BoxAgreement}
         source.more = {"outputs": ["boxes", "scores", "labels"], "score_threshold": module.score_threshold}
     return source
 
@@ -290,6 +291,21 @@ def shapes(
     }
 
 
+def calibration_preprocessing(source: Source, sizes: Mapping[str, Any]) -> Preprocessing | DensePreprocessing:
+    """What images to calibrate with are prepared by: as the file will say, a classifier's at the example's size.
+
+    Args:
+        source: What takes images.
+        sizes: As ``shapes`` returns them.
+    """
+    given = source.preprocessing
+    assert given is not None
+    size = given.input_size[0], *sizes["img_size"]
+    if isinstance(given, Preprocessing):
+        return replace(given, input_size=size)
+    return given if sizes["dynamic_size"] else replace(given, input_size=size, keep_ratio=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="backbones export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -324,12 +340,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = load_source(args.source, args.model, args.config, args.random_weights)
         sizes = shapes(found, args.batch, args.size, args.img_size)
-        int8, preprocessing = args.int8, found.preprocessing
-        if int8 and not isinstance(preprocessing, Preprocessing):
-            raise ValueError(f"int8 files are of classifiers, not for {found.task}: leave --int8 out")
-        if isinstance(preprocessing, Preprocessing) and int8 not in (None, DYNAMIC) and not args.half:
-            sized = replace(preprocessing, input_size=(preprocessing.input_size[0], *sizes["img_size"]))
-            int8 = calibration_images(int8, sized, rescale=args.rescale, limit=args.int8_images)
+        int8: Any = args.int8
+        if int8 and found.preprocessing is None:
+            kinds = "classifiers, segmentation models and detectors"
+            raise ValueError(f"int8 files are of {kinds}, not for {found.task}: leave --int8 out")
+        if int8 not in (None, DYNAMIC) and not args.half:
+            prepared = calibration_preprocessing(found, sizes)
+            int8 = calibration_images(int8, prepared, rescale=args.rescale, limit=args.int8_images)
+            int8 = torch.stack(int8) if isinstance(prepared, Preprocessing) else int8
         paths = export(
             found.model,
             args.out,

@@ -102,7 +102,11 @@ class Dense(nn.Module):
         self.neck = network.neck if network.with_neck else nn.Identity()
         self.head = head
         self.size_divisor = size_divisor
-        self.export_tolerance = getattr(network.backbone.model, "export_tolerance", 1e-4)
+        model = network.backbone.model
+        self.export_tolerance = getattr(model, "export_tolerance", 1e-4)
+        # wherever in the backbone a layer is, and nowhere else
+        within = ("backbone.model.", "backbone.model.*.")
+        self.int8_float_layers = [at + layer for layer in getattr(model, "int8_float_layers", ()) for at in within]
 
     def features(self, x: Tensor) -> Sequence[Tensor]:
         return self.neck(self.backbone(x))
@@ -251,9 +255,9 @@ def detection_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) ->
 
     Returns:
         Each expected box is compared with the nearest found one of its label: the larger of the differences of
-        coordinates, as a share of the spread of all coordinates, and of scores. Of these the largest, without the
-        twentieth that is farthest off: where an overlap or the last place is a matter of rounding, another box stays.
-        Infinite where shapes differ.
+        coordinates, as a share of the spread of all coordinates, and of scores; 1 where there is none. Of these the
+        largest, without the twentieth that is farthest off: where an overlap or the last place is a matter of
+        rounding, another box stays. Infinite where shapes differ.
     """
     if [y.shape for y in expected] != [y.shape for y in found]:
         return float("inf")
@@ -262,6 +266,6 @@ def detection_difference(expected: Sequence[Tensor], found: Sequence[Tensor]) ->
     for boxes, scores, labels, *others in zip(*expected, *found, strict=True):
         apart = torch.cdist(boxes.double(), others[0].double(), p=float("inf")) / spread
         apart = apart.maximum((scores[:, None] - others[1]).abs())
-        apart = apart.masked_fill(labels[:, None] != others[2], float("inf")).amin(1).nan_to_num(float("inf"))
+        apart = apart.masked_fill(labels[:, None] != others[2], 1.0).amin(1).nan_to_num(float("inf"))
         worst = max(worst, apart.sort().values[: max(1, len(apart) * 19 // 20)][-1].item())
     return worst

@@ -12,17 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbones.deploy.agreement import Agreement, ScoreAgreement
 from backbones.deploy.dense import DensePreprocessing
 from backbones.deploy.metadata import Preprocessing, Rescaled, weights_hash
 from backbones.deploy.programs import capture, tensors
-from backbones.deploy.quantization import (
-    DYNAMIC,
-    INT8_TOLERANCE,
-    agreement,
-    quantize,
-    quantizer_version,
-    require_quantizer,
-)
+from backbones.deploy.quantization import DYNAMIC, quantize, quantizer_version, require_quantizer
 from backbones.deploy.runtimes import DIMENSIONS, FORMATS, OPSET
 
 __all__ = ["ExportError", "export"]
@@ -51,10 +45,11 @@ def export(
     preprocessing: Preprocessing | DensePreprocessing | None = None,
     rescale: bool = False,
     half: bool = False,
-    int8: Tensor | str | None = None,
+    int8: Tensor | Sequence[Tensor] | str | None = None,
     opset: int = OPSET,
     inputs: Inputs | None = None,
     compare: Compare | None = None,
+    agreement: type[Agreement] = ScoreAgreement,
     metadata: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
@@ -71,11 +66,13 @@ def export(
         preprocessing: What the file says of its input; a file of a fixed size says that size.
         rescale: Let the file take pixels from 0 to 255 and subtract the mean and divide by the deviation itself.
         half: Store weights as float16.
-        int8: Compute in eight bits: calibration images (n, C, H, W) as the file takes them (``calibration_images``), or
-            "dynamic" for ranges of activations that are found while the file runs.
+        int8: Compute in eight bits: calibration images as the file takes them (``calibration_images``), (n, C, H, W) of
+            the example's size or (C, H, W) each of its own, or "dynamic" for ranges of activations that are found
+            while the file runs.
         opset: Of ONNX.
         inputs: (batch, height, width) -> arguments of the model, where these are other than an image.
         compare: (expected outputs, those of a file) -> difference; None for ``difference``.
+        agreement: What int8 files are compared by.
         metadata: More for the file to say: JSON by name.
         report: Is given a line for each comparison.
 
@@ -85,8 +82,8 @@ def export(
     Raises:
         ExportError: If something that was asked for does not exist, the folder cannot be written, a package is missing,
             the exporter fails, or a file's outputs differ from the model's by more than ``TOLERANCE`` of their spread
-            (``HALF_TOLERANCE``, the model's ``export_tolerance``), or int8 ones by more than ``INT8_TOLERANCE`` of
-            their standard deviation. Nothing is left in the folder.
+            (``HALF_TOLERANCE``, the model's ``export_tolerance``), or int8 ones by more than the ``agreement`` allows.
+            Nothing is left in the folder.
     """
     for format in formats:
         if format not in FORMATS:
@@ -98,7 +95,7 @@ def export(
     if rescale and preprocessing is None:
         raise ExportError("rescaling inside the file needs the mean and the deviation of a preprocessing")
     if int8 is not None:
-        _check_int8(int8, half, batch, img_size)
+        _check_int8(int8, half, batch, img_size, dynamic_size)
     try:
         for format in formats:
             FORMATS[format].require()
@@ -173,7 +170,9 @@ def export(
             content = stated | {"differences": differences}
             if int8 is not None:
                 source, path = path, staging / path.name
-                content |= _write_int8(format, source, path, whole, int8, samples, batch, dynamic, report)
+                content |= _write_int8(
+                    format, source, path, whole, int8, samples, batch, dynamic, compare or difference, agreement, report
+                )
             written.append((runtime, path, content))
         if int8 is not None:
             shutil.rmtree(folder)
@@ -199,78 +198,115 @@ def _write_int8(
     source: Path,
     path: Path,
     whole: nn.Module,
-    images: Tensor | str,
+    images: Tensor | Sequence[Tensor] | str,
     samples: Sequence[tuple[Tensor, ...]],
     batch: int | None,
     dynamic: tuple[int, ...],
+    compare: Compare,
+    agreement: type[Agreement],
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write ``path`` from a float file, compare it with the model, and return what its metadata says of that.
 
     Raises:
-        ExportError: If the quantiser fails, or the file differs by more than ``INT8_TOLERANCE``.
+        ExportError: If the quantiser fails, or the file is not as near as ``agreement`` asks.
     """
     model = whole.model if isinstance(whole, Rescaled) else whole
     float_layers = tuple(getattr(model, "int8_float_layers", ()))
     batches, trials = None, [x for x, *_ in samples]
-    if isinstance(images, Tensor):
-        count = batch or CALIBRATION_BATCH
-        batches = [x for x in images.split(count) if batch is None or len(x) == batch]
-        # at the other sizes, the same images resampled
-        resized = [nn.functional.interpolate(images[: len(x)], x.shape[2:], mode="bilinear") for x in trials[1:]]
-        trials = [*batches, *resized]
+    if not isinstance(images, str):
+        batches = _batches(images, batch)
+        trials = [_resampled(images, x.shape) for x in trials[1:]]
+    groups: dict[object, list[Tensor]] = {}  # by size, but for calibration images of several
+    several = len({x.shape[2:] for x in batches or ()}) > 1
+    for x in batches or ():
+        groups.setdefault("several" if several else x.shape[2:], []).append(x)
+    for x in trials:
+        groups.setdefault(x.shape[2:], []).append(x)
+    differences: dict[str, float] = {}
+    values: dict[str, dict[str, float]] = {}
     try:
         quantize(format, source, path, batches, float_layers, dynamic, MIN_SIDE)
         runtime = FORMATS[format](path)
-        found = [runtime(x) for x in trials]
     except Exception as error:  # of many types
         raise ExportError(f"{path.stem} cannot be quantised for {format}: {first_line(error)}") from error
-    with torch.no_grad():
-        expected = [tensors(whole(x)) for x in trials]
-    differences, errors, top1 = {}, {}, {}
-    for size in dict.fromkeys(x.shape[2:] for x in trials):
-        chosen = [i for i, x in enumerate(trials) if x.shape[2:] == size]
-        y, z = [expected[i] for i in chosen], [found[i] for i in chosen]
-        key = f"{sum(len(trials[i]) for i in chosen)} x {size[0]} x {size[1]}"
-        near = agreement(y, z)
-        differences[key] = max(map(difference, y, z))
-        errors[key], top1[key] = near.relative_error, near.top1
-        report(
-            f"{format}: int8 {key} differs by {near.relative_error:.1%} of the outputs' deviation, "
-            f"{near.top1:.0%} have the same top class"
-        )
-        if not near.relative_error <= INT8_TOLERANCE:
+    for group in groups.values():
+        key = f"{sum(map(len, group))} x {_sides(group, 2)} x {_sides(group, 3)}"
+        near, worst = agreement(), 0.0
+        for x in group:  # one at a time: maps of many images are large
+            with torch.no_grad():
+                expected = tensors(whole(x))
+            try:
+                found = runtime(x)
+            except Exception as error:  # of many types
+                raise ExportError(f"{path.stem} as int8 {format} does not run: {first_line(error)}") from error
+            near.add(expected, found)
+            worst = max(worst, compare(expected, found))
+        differences[key] = worst
+        for name, value in near.values.items():
+            values.setdefault(name, {})[key] = value
+        report(f"{format}: int8 {key} {near}")
+        if near.excess:
             remedy = "try --int8 dynamic" if batches else "export it without --int8"
             raise ExportError(
-                f"{path.stem} as int8 {format} differs from the model by {near.relative_error:.0%} of its outputs' "
-                f"deviation for {key} pixels, more than {INT8_TOLERANCE:.0%}: no file was written; {remedy}"
+                f"{path.stem} as int8 {format} differs from the model for {key} pixels by {near.excess}: no file was "
+                f"written; {remedy}"
             )
     return {
         "differences": differences,
         "int8": {
             "ranges": "dynamic" if batches is None else "static",
-            "calibration_images": sum(map(len, batches or ())),
+            "calibration_images": min(len(images), sum(map(len, batches))) if batches else 0,
             "quantizer": quantizer_version(format),
             "float_layers": list(float_layers),
-            "relative_error": errors,
-            "top1_agreement": top1,
-            "tolerance": INT8_TOLERANCE,
+            **values,
+            **agreement.limits,
         },
     }
 
 
-def _check_int8(int8: Tensor | str, half: bool, batch: int | None, img_size: tuple[int, int]) -> None:
+def _batches(images: Tensor | Sequence[Tensor], batch: int | None) -> list[Tensor]:
+    """Calibration images (B, C, H, W)."""
+    if isinstance(images, Tensor):
+        return [x for x in images.split(batch or CALIBRATION_BATCH) if batch is None or len(x) == batch]
+    by_size: dict[torch.Size, list[Tensor]] = {}
+    for image in images:
+        by_size.setdefault(image.shape, []).append(image)
+    n = batch or 1  # where it is open, as little memory as can be: such images are large
+    starts = [(same, i) for same in by_size.values() for i in range(0, len(same), n)]
+    return [torch.stack([same[(i + j) % len(same)] for j in range(n)]) for same, i in starts]
+
+
+def _resampled(images: Tensor | Sequence[Tensor], shape: torch.Size) -> Tensor:
+    """The first images at another size."""
+    chosen = [images[i % len(images)][None] for i in range(shape[0])]
+    return torch.cat([nn.functional.interpolate(image, shape[2:], mode="bilinear") for image in chosen])
+
+
+def _sides(batches: Sequence[Tensor], dimension: int) -> str:
+    """Height or width, from the least to the largest."""
+    sides = [x.shape[dimension] for x in batches]
+    return f"{min(sides)}" if min(sides) == max(sides) else f"{min(sides)}-{max(sides)}"
+
+
+def _check_int8(
+    int8: Tensor | Sequence[Tensor] | str, half: bool, batch: int | None, img_size: tuple[int, int], dynamic_size: bool
+) -> None:
     if half:
         raise ExportError("weights are float16 or eight bits, not both: choose --half or --int8")
     if isinstance(int8, str):
         if int8 != DYNAMIC:
             raise ExportError(f"int8 is {DYNAMIC!r} or calibration images, not {int8!r}")
-    elif tuple(int8.shape[2:]) != tuple(img_size):
-        raise ExportError(
-            f"calibration images are {int8.shape[2]} x {int8.shape[3]}, not {img_size[0]} x {img_size[1]}"
-        )
-    elif len(int8) < (batch or 1):
-        raise ExportError(f"a batch of {batch} images is calibrated with as many or more, not {len(int8)}")
+        return
+    least = (batch or 1) if isinstance(int8, Tensor) else 1
+    if len(int8) < least:
+        raise ExportError(f"a batch of {least} images is calibrated with as many or more, not {len(int8)}")
+    for image in int8:
+        height, width = image.shape[1:]
+        if (isinstance(int8, Tensor) or not dynamic_size) and (height, width) != tuple(img_size):
+            raise ExportError(f"calibration images are {height} x {width}, not {img_size[0]} x {img_size[1]}")
+        if min(height, width) < MIN_SIDE:
+            raise ExportError(f"a calibration image of {height} x {width} pixels is below {MIN_SIDE} x {MIN_SIDE}")
 
 
 def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

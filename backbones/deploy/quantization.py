@@ -19,12 +19,10 @@ overflows: a quarter of the logits' deviation. So weights of ONNX and OpenVINO f
 
 import importlib
 import logging
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +30,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.deploy.dense import DensePreprocessing
 from backbones.deploy.metadata import Preprocessing
 from backbones.deploy.programs import capture, load_program, quiet, run_program
 from backbones.deploy.runtimes import ONNXRuntime
 from backbones.images import find_bad_images, list_images, map_files, read_image
 from backbones.kernels.int8 import is_within
 
-__all__ = ["DYNAMIC", "INT8_TOLERANCE", "Agreement", "calibration_images", "quantize", "require_quantizer"]
+__all__ = ["DYNAMIC", "calibration_images", "quantize", "require_quantizer"]
 
 DYNAMIC = "dynamic"
 CALIBRATION_IMAGES = 128
-INT8_TOLERANCE = 0.15  # root mean square of the difference, as a share of the outputs' standard deviation
 TOOLS = {"onnx": "onnxruntime", "openvino": "nncf", "pt2": "torchao"}
 OPERATORS = ["Conv", "Gemm", "MatMul"]  # of ONNX
 
 
 def calibration_images(
-    source: str | os.PathLike, preprocessing: Preprocessing, *, rescale: bool = False, limit: int = CALIBRATION_IMAGES
-) -> Tensor:
-    """Images as a file takes them, (n, C, H, W), to find the ranges of activations.
+    source: str | os.PathLike,
+    preprocessing: Preprocessing | DensePreprocessing,
+    *,
+    rescale: bool = False,
+    limit: int = CALIBRATION_IMAGES,
+) -> list[Tensor]:
+    """Images (C, H, W) as a file takes them, to find the ranges of activations.
 
     Args:
         source: Folder with all folders below it, image file or glob pattern; like those that are to come.
@@ -73,7 +75,7 @@ def calibration_images(
         )
     transform = preprocessing.transform(rescale=not rescale)
     read = map_files(lambda file: transform(read_image(file)), chosen, progress="calibration images")
-    return torch.stack(list(read.values()))
+    return list(read.values())
 
 
 def require_quantizer(format: str) -> None:
@@ -280,32 +282,3 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How near an int8 file is to the model.
-
-    Attributes:
-        relative_error: Root mean square of the difference over the standard deviation of the outputs of an image.
-        top1: Share of images (pixels, where outputs are maps) with the same top class.
-    """
-
-    relative_error: float
-    top1: float
-
-
-def agreement(expected: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> Agreement:
-    """Of outputs (B, classes, ...) by batch; the error is infinite where shapes differ or a value is not finite."""
-    difference = size = same = count = 0.0
-    for batch, twin in zip(expected, found, strict=True):
-        if [y.shape for y in batch] != [z.shape for z in twin]:
-            return Agreement(math.inf, 0.0)
-        for y, z in zip(batch, twin, strict=True):
-            y, z = y.double(), z.double()
-            difference += (z - y).square().sum().item()
-            size += (y - y.mean(1, keepdim=True)).square().sum().item()
-            matches = y.argmax(1) == z.argmax(1)
-            same, count = same + matches.sum().item(), count + matches.numel()
-    error = math.sqrt(difference / size) if size else (math.inf if difference else 0.0)
-    return Agreement(math.inf if math.isnan(error) else error, same / max(count, 1))

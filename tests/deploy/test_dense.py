@@ -14,8 +14,10 @@ from backbones.cli import check_export, export
 from backbones.deploy import FORMATS, DensePreprocessing, load_export
 from backbones.deploy import export as write
 from backbones.deploy.dense import Detector, Segmentation, denoiser, detection_difference
-from backbones.deploy.export import difference
-from tests.deploy.cases import ROOT, network, segmentation_base
+from backbones.deploy.export import _batches, difference
+from backbones.deploy.quantization import _within
+from tests.deploy.cases import ROOT, int8_layers, network, segmentation_base
+from tests.every_module import SHALLOW
 from tools import export_page
 from tools.export_page import CASES, EXCEPTIONS, Case
 
@@ -194,6 +196,99 @@ def test_a_trained_model_is_exported_and_checked(
     assert row.count("%") >= 2
 
 
+def shallow(config: str, path: Path, **resize: Any) -> str:
+    """A config with one block of each kind, for images that are resized in another way."""
+    from backbones.mm.training.run import load_config
+
+    steps = [dict(step) for step in load_config(config).test_dataloader.dataset.pipeline]
+    for step in steps:
+        if step["type"] == "Resize":
+            step.update(resize)
+    depths = SHALLOW["test_van"]["depths"]
+    data = f"test_dataloader = dict(dataset=dict(pipeline={steps}))"
+    path.write_text(f"_base_ = {config!r}\nmodel = dict(backbone=dict(depths={depths}))\n{data}\n")
+    return str(path)
+
+
+def save_lively(config: str, path: Path) -> Path:
+    """An untrained model whose detections differ in score, and without biases of zero.
+
+    OpenVINO leaves those out, and what a convolution between two others then computes in eight bits is wrong.
+    """
+    from tests.cli.test_predict import save_untrained
+
+    content = torch.load(save_untrained(config, path))
+    for name, value in content["state_dict"].items():
+        if name.endswith("retina_cls.weight") or (name.endswith("conv.bias") and "backbone" not in name):
+            value.normal_(std=0.1)
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.mm
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "formats", "resize", "sizes", "calibrated"),
+    [
+        (SEGMENTATION, list(FORMATS), {"scale": (96, 64)}, ["--size", "64x96"], "7 x 64 x 96"),  # is written faster
+        (
+            RETINANET,
+            ["onnx", "openvino"],
+            {"scale": (288, 160), "keep_ratio": True},
+            ["--img-size", "160x288"],
+            "3 x 160-213 x 160-213",
+        ),
+    ],
+    ids=["segmentation", "detection"],
+)
+def test_a_trained_model_is_quantised_and_checked(
+    config: str,
+    formats: list[str],
+    resize: dict[str, Any],
+    sizes: list[str],
+    calibrated: str,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Neck and head as well; where sizes are open, on images of sizes of their own."""
+    tiny = shallow(config, tmp_path / "tiny.py", **resize)
+    checkpoint = str(save_lively(tiny, tmp_path / "tiny.pth"))
+    arguments = [checkpoint, "--config", tiny, "--out", str(tmp_path), *sizes, "--format", *formats]
+    assert export.main([*arguments, "--int8", str(photos)]) == 0
+    modules = export.load_source(checkpoint, config=tiny).model.modules()
+    layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in modules)
+    for format in formats:
+        path = tmp_path / f"tiny_int8{FORMATS[format].suffix}"
+        stated = load_export(path).metadata["int8"]
+        assert (stated["ranges"], stated["calibration_images"], stated["float_layers"]) == ("static", 3, [])
+        assert list(stated["relative_error"])[0] == calibrated
+        assert 0 < max(stated["relative_error"].values()) <= stated["tolerance"]
+        assert set(stated) >= {"matched_boxes" if config == RETINANET else "top1_agreement"}
+        assert int8_layers(path) >= layers
+        capsys.readouterr()
+        assert check_export.main([str(path), "--images", str(photos)]) == 0
+        assert "3 of 3 images have the same" in capsys.readouterr().out
+
+
+@pytest.mark.mm
+def test_a_backbone_keeps_its_layers_in_float() -> None:
+    """And those alone, wherever their name is found."""
+    module = Segmentation(network("test_transnext", segmentation_base("test_transnext")))
+    named = [name for name, _ in module.named_modules() if _within(f"{name}/Conv", module.int8_float_layers)]
+    expected = [name for name, _ in module.named_modules() if ".pos_bias" in name]
+    assert named == expected and named
+    assert not _within("head.pos_bias/Conv", module.int8_float_layers)
+    assert _within(f"model.{named[0]}/Conv", module.int8_float_layers)  # of a file that rescales
+
+
+def test_images_of_several_sizes_are_calibrated_by_size() -> None:
+    images = [torch.full((3, 32, width), float(i)) for i, width in enumerate((40, 48, 40, 40))]
+    assert [x.shape for x in _batches(images, None)] == [(1, 3, 32, 40)] * 3 + [(1, 3, 32, 48)]
+    pairs = [x[:, 0, 0, 0].tolist() for x in _batches(images, 2)]
+    assert pairs == [[0, 2], [3, 0], [1, 1]]  # what is missing in a batch is filled with images of the size
+
+
 @pytest.mark.slow
 def test_a_denoiser_by_name(tmp_path: Path) -> None:
     arguments = ["test_ptdit", "--random-weights", "--format", "pt2", "--out", str(tmp_path)]
@@ -218,7 +313,10 @@ def test_what_is_refused_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
             [mask_rcnn, "--config", MASK_RCNN],
             "MaskRCNN, which pools regions whose number depends on the image: of",
         ),
-        ([fpn, "--config", SEGMENTATION, "--int8", "dynamic"], "int8 files are of classifiers, not for segmentation"),
+        (
+            ["test_ptdit", "--random-weights", "--int8", "dynamic"],
+            "int8 files are of classifiers, segmentation models and detectors, not for generation: leave --int8 out",
+        ),
         ([fpn, "--config", RETINANET], "does not fit the config: missing"),
         ([fpn, "--config", SEGMENTATION, "--img-size", "16"], "16 x 16 pixels are below 32 x 32"),
         (["test_ptdit", "--random-weights", "--size", "dynamic"], "fixed size: write --size 16x16"),

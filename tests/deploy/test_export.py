@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export, load_export
+from backbones.deploy.agreement import INT8_TOLERANCE, ScoreAgreement
 from backbones.deploy.export import difference
 from backbones.deploy.programs import load_program
-from backbones.deploy.quantization import INT8_TOLERANCE, _within, agreement, quantize
+from backbones.deploy.quantization import _within, quantize
 from tests.deploy.cases import int8_layers
 from tests.every_module import lively
 from tests.test_models import TINY, images
@@ -33,7 +34,9 @@ def check_int8(model: nn.Module, path: Path, crops: Tensor) -> None:
     for x in (crops, nn.functional.interpolate(crops[:3], (77, 130), mode="bilinear")):
         with torch.no_grad():
             expected = model(x)
-        assert 0 < agreement([[expected]], [runtime(x)]).relative_error <= INT8_TOLERANCE, (path.suffix, x.shape)
+        near = ScoreAgreement()
+        near.add([expected], runtime(x))
+        assert 0 < near.relative_error <= INT8_TOLERANCE, (path.suffix, x.shape)
     assert int8_layers(target) >= layers, path.suffix
 
 

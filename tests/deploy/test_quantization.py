@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from backbones.cli import check_export
 from backbones.cli import export as export_command
 from backbones.deploy import FORMATS, ExportError, Preprocessing, export, load_export
-from backbones.deploy.quantization import agreement, calibration_images
+from backbones.deploy.quantization import calibration_images
 from backbones.images import read_image
 from tests.deploy.cases import int8_layers
 from tests.deploy.test_export import Mean
@@ -52,7 +52,7 @@ def test_a_trained_model_stays_as_good(
     assert export_command.main([*arguments, "--int8-images", "32"]) == 0
     assert re.search(r"int8 \d+ x 64 x 64 differs by", capsys.readouterr().out)
     model = export_command.load_source("test_van.digits").model
-    x = calibration_images(test, Preprocessing.of_config(model.pretrained_cfg), limit=len(labels))
+    x = torch.stack(calibration_images(test, Preprocessing.of_config(model.pretrained_cfg), limit=len(labels)))
     with torch.no_grad():
         expected = 100 * (model(x).argmax(1) == labels).double().mean()
     assert expected > 95
@@ -153,6 +153,11 @@ def test_a_missing_quantizer_is_named_with_its_remedy(
             {"int8": torch.zeros(2, 3, 32, 32)},
             "calibration images are 32 x 32, not 224 x 224",
         ),
+        (
+            {"int8": [torch.zeros(3, 224, 224), torch.zeros(3, 32, 40)], "dynamic_size": False},
+            "calibration images are 32 x 40, not 224 x 224",
+        ),
+        ({"int8": [torch.zeros(3, 31, 640)]}, "a calibration image of 31 x 640 pixels is below 32 x 32"),
     ],
 )
 def test_mistakes_leave_nothing(options: dict, message: str, tmp_path: Path) -> None:
@@ -197,19 +202,8 @@ def test_a_command_that_cannot_calibrate_writes_nothing(
 def test_calibration_images_are_what_the_file_takes(rescale: bool, photos: Path) -> None:
     """Spread over the whole folder."""
     preprocessing = Preprocessing(input_size=(3, 32, 40), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
-    found = calibration_images(photos, preprocessing, rescale=rescale, limit=3)
+    found = torch.stack(calibration_images(photos, preprocessing, rescale=rescale, limit=3))
     assert found.shape == (3, 3, 32, 40) and (found.max() > 100) == rescale
     transform = preprocessing.transform(not rescale)
     for x, i in zip(found, (0, 2, 4), strict=True):
         assert torch.equal(x, transform(read_image(photos / "a" / f"{i}.jpg")))
-
-
-def test_agreement() -> None:
-    y = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
-    z = torch.tensor([[0.0, 1.0, 0.0], [3.0, 0.0, 0.0]])
-    found = agreement([(y,)], [(z,)])
-    assert found.relative_error == pytest.approx((4 / 8) ** 0.5)  # the rows deviate by 1 + 0 + 1 and 4 + 1 + 1
-    assert found.top1 == 0.5
-    assert agreement([(y,)], [(y[:, :2],)]).relative_error == float("inf")
-    assert agreement([(y,)], [(z * float("nan"),)]).relative_error == float("inf")
-    assert agreement([(y,)], [(y,)]).relative_error == 0
