@@ -190,6 +190,7 @@ def _openvino(
     if batches is None:
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
     else:
+        _give_biases(model)
         model = nncf.quantize(
             model,
             nncf.Dataset([x.numpy() for x in batches]),
@@ -205,6 +206,35 @@ def _openvino(
             ),
         )
     openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def _give_biases(model: Any) -> None:
+    """Add nearly nothing to what convolutions without bias compute.
+
+    OpenVINO 2026.4 computes such a one between two others wrongly in eight bits, at least on CPUs with AVX2: an untrained
+    Semantic FPN was 17 % off instead of 4. Biases of zeros it takes away by itself.
+    """
+    from openvino import opset13
+
+    for op in model.get_ops():
+        if op.get_type_name() not in ("Convolution", "GroupConvolution"):
+            continue
+        inputs = op.output(0).get_target_inputs()
+        added = [
+            value.get_node().data
+            for user in inputs
+            if user.get_node().get_type_name() == "Add"
+            for value in user.get_node().input_values()
+            if value.get_node().get_type_name() == "Constant"
+        ]
+        if any(value.any() for value in added):
+            continue
+        channels = op.get_output_partial_shape(0)[1].get_length()
+        shape = 1, channels, *[1] * (len(op.get_output_partial_shape(0)) - 2)
+        biased = opset13.add(op, opset13.constant(np.full(shape, 1e-12, np.float32)))
+        for user in inputs:
+            user.replace_source_output(biased.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _pt2(
