@@ -301,7 +301,8 @@ def _check_int8(
     least = (batch or 1) if isinstance(int8, Tensor) else 1
     if len(int8) < least:
         raise ExportError(f"a batch of {least} images is calibrated with as many or more, not {len(int8)}")
-    for image in int8:
+    images: Sequence[Tensor] = int8.unbind() if isinstance(int8, Tensor) else int8
+    for image in images:
         height, width = image.shape[1:]
         if (isinstance(int8, Tensor) or not dynamic_size) and (height, width) != tuple(img_size):
             raise ExportError(f"calibration images are {height} x {width}, not {img_size[0]} x {img_size[1]}")

@@ -211,8 +211,8 @@ def _openvino(
 def _give_biases(model: Any) -> None:
     """Add nearly nothing to what convolutions without bias compute.
 
-    OpenVINO 2026.4 computes such a one between two others wrongly in eight bits, at least on CPUs with AVX2: an untrained
-    Semantic FPN was 17 % off instead of 4. Biases of zeros it takes away by itself.
+    OpenVINO 2026.4 computes such a one between two others wrongly in eight bits, at least on CPUs with AVX2: an
+    untrained Semantic FPN was 17 % off instead of 4. Biases of zeros it takes away by itself.
     """
     from openvino import opset13
 
