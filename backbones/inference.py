@@ -15,7 +15,7 @@ from backbones.kernels import keep_freed_memory
 from backbones.kernels.int8 import Ranges, has_int8_kernels, is_within, observe
 from backbones.kernels.machine import current_machine, is_observed
 from backbones.kernels.packing import pack
-from backbones.kernels.recording import record
+from backbones.kernels.recording import Program, record
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -78,7 +78,7 @@ class Optimized(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         if is_observed() or not all(type(x) is Tensor and x.device.type == "cpu" for x in inputs):
             return self._run(*inputs)
-        key = tuple((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
+        key = self._key(inputs)
         with torch.inference_mode():
             program = self._programs.get(key)
             if program is not None:
@@ -98,17 +98,26 @@ class Optimized(nn.Module):
     def _observe(self, batches: Sequence[tuple[Tensor, ...]]) -> Ranges:
         """Ranges of what layers are given, without those that a family keeps in float."""
         ranges: Ranges = {}
+        programs: dict[Any, Program] = {}
         with torch.inference_mode():
-            for inputs in batches:
-                program, _, _ = record(self._run, inputs, self._names())
-                pack(program)
-                observe(program, inputs, ranges)
+            for batch in batches:
+                inputs = tuple(x.clone() for x in batch)  # parts of one tensor begin at places of their own
+                key = self._key(inputs)
+                if key not in programs:
+                    programs[key], _, _ = record(self._run, inputs, self._names())
+                    pack(programs[key])
+                observe(programs[key], inputs, ranges)
         kept = getattr(self.model, "int8_float_layers", ())
         return {
             key: found
             for key, found in ranges.items()
             if not any(is_within(name.rpartition(".")[0], kept) for name in key)
         }
+
+    @staticmethod
+    def _key(inputs: tuple[Tensor, ...]) -> Any:
+        """What inputs of one program have in common."""
+        return tuple((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
 
     def _names(self) -> dict[int, str]:
         """Names of the model's tensors by address."""

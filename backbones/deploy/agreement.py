@@ -17,11 +17,11 @@ INT8_TOLERANCE = 0.15  # of an agreement's relative error
 class Agreement(ABC):
     """Grows with each batch.
 
-    Class attributes:
-        limits: What metadata says of them.
+    Attributes:
+        whole: What its error is a share of.
     """
 
-    limits: dict[str, float]
+    whole: str
 
     @abstractmethod
     def add(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> None:
@@ -29,23 +29,29 @@ class Agreement(ABC):
 
     @property
     @abstractmethod
+    def relative_error(self) -> float:
+        """Infinite where shapes differ or a value is not finite."""
+
+    @property
+    @abstractmethod
     def values(self) -> dict[str, float]:
         """What metadata says of this one."""
 
     @property
-    @abstractmethod
     def excess(self) -> str | None:
         """By how much it differs and what is allowed, if that is less."""
+        if self.relative_error <= INT8_TOLERANCE:
+            return None
+        return f"{self.relative_error:.0%} of its {self.whole}, more than {INT8_TOLERANCE:.0%}"
 
-    @abstractmethod
     def __str__(self) -> str:
-        """The values as a sentence that begins with "differs by"."""
+        return f"differs by {self.relative_error:.1%} of the {self.whole}"
 
 
 class ScoreAgreement(Agreement):
     """Of class scores (B, classes, ...), which are of images or, where they are maps, of pixels."""
 
-    limits = {"tolerance": INT8_TOLERANCE}
+    whole = "outputs' deviation"
 
     def __init__(self) -> None:
         self._difference = self._size = 0.0
@@ -66,10 +72,7 @@ class ScoreAgreement(Agreement):
 
     @property
     def relative_error(self) -> float:
-        """Root mean square of the difference over the standard deviation of the scores of an image or pixel.
-
-        Infinite where shapes differ or a value is not finite.
-        """
+        """Root mean square of the difference over the standard deviation of the scores of an image or pixel."""
         if not math.isfinite(self._difference):
             return math.inf
         return math.sqrt(self._difference / self._size) if self._size else math.inf if self._difference else 0.0
@@ -83,16 +86,8 @@ class ScoreAgreement(Agreement):
     def values(self) -> dict[str, float]:
         return {"relative_error": self.relative_error, "top1_agreement": self.top1}
 
-    @property
-    def excess(self) -> str | None:
-        if self.relative_error <= INT8_TOLERANCE:
-            return None
-        return f"{self.relative_error:.0%} of its outputs' deviation, more than {INT8_TOLERANCE:.0%}"
-
     def __str__(self) -> str:
-        return (
-            f"differs by {self.relative_error:.1%} of the outputs' deviation, {self.top1:.0%} have the same top class"
-        )
+        return f"{super().__str__()}, {self.top1:.0%} have the same top class"
 
 
 class BoxAgreement(Agreement):
@@ -103,7 +98,7 @@ class BoxAgreement(Agreement):
     which boxes have the last places is a matter of rounding.
     """
 
-    limits = {"tolerance": INT8_TOLERANCE}
+    whole = "boxes' scores"
 
     def __init__(self) -> None:
         self._difference = self._scores = self._matched = 0.0
@@ -127,10 +122,7 @@ class BoxAgreement(Agreement):
 
     @property
     def relative_error(self) -> float:
-        """Sum of the differences of scores over that of scores, where a box without a partner counts in full.
-
-        Infinite where shapes differ or a value is not finite.
-        """
+        """Sum of the differences of scores over that of scores, where a box without a partner counts in full."""
         if not math.isfinite(self._difference):
             return math.inf
         return self._difference / self._scores if self._scores else 0.0
@@ -144,11 +136,5 @@ class BoxAgreement(Agreement):
     def values(self) -> dict[str, float]:
         return {"relative_error": self.relative_error, "matched_boxes": self.matched}
 
-    @property
-    def excess(self) -> str | None:
-        if self.relative_error <= INT8_TOLERANCE:
-            return None
-        return f"{self.relative_error:.0%} of its boxes' scores, more than {INT8_TOLERANCE:.0%}"
-
     def __str__(self) -> str:
-        return f"differs by {self.relative_error:.1%} of the boxes' scores, {self.matched:.0%} have a partner"
+        return f"{super().__str__()}, {self.matched:.0%} have a partner"

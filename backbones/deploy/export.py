@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones.deploy.agreement import Agreement, ScoreAgreement
+from backbones.deploy.agreement import INT8_TOLERANCE, Agreement, ScoreAgreement
 from backbones.deploy.dense import DensePreprocessing
 from backbones.deploy.metadata import Preprocessing, Rescaled, weights_hash
 from backbones.deploy.programs import capture, tensors
@@ -260,7 +260,7 @@ def _write_int8(
             "quantizer": quantizer_version(format),
             "float_layers": list(float_layers),
             **values,
-            **agreement.limits,
+            "tolerance": INT8_TOLERANCE,
         },
     }
 

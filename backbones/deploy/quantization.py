@@ -264,7 +264,7 @@ def _pt2(
         prepared = prepare_pt2e(module, quantizer)
         for x in batches if batches is not None else [example[0]]:
             prepared(x)
-        hide_batch_norms(prepared)
+        _hide_batch_norms(prepared)
         quantised = convert_pt2e(prepared)
     torch.export.save(capture(quantised, example, dynamic, min_side), target)
 
@@ -273,7 +273,7 @@ def _batch_norm(*args: Any) -> Tensor:
     return torch.ops.aten.batch_norm.default(*args)
 
 
-def hide_batch_norms(prepared: torch.fx.GraphModule) -> None:
+def _hide_batch_norms(prepared: torch.fx.GraphModule) -> None:
     """Call the batch norms that ``prepare_pt2e`` could not fold by a name that ``convert_pt2e`` does not know.
 
     It would take them for those of training in eight bits, and compile a hundred patterns of that for most of a minute

@@ -177,7 +177,7 @@ class _Packer:
             return
         if not _is_channels_last(image) or not self.packs(layout.dtype, w.dtype):
             return
-        if not _is_channels_last(layout):  # the model's input
+        if not _is_channels_last(layout):  # images as a model of another package is given them
             like = layout._replace(stride=torch.empty(layout.shape, device="meta").to(memory_format=NHWC).stride())
             x = self.program.call(node, aten.contiguous.default, (x,), like)
             x.kwargs = {"memory_format": NHWC}
