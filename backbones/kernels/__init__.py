@@ -9,8 +9,8 @@ from backbones.kernels.deformable import deformable_conv
 from backbones.kernels.dynamic_conv import dynamic_depthwise
 from backbones.kernels.halo import halo_attention
 from backbones.kernels.layout import to_nchw, to_nhwc
-from backbones.kernels.machine import Machine, current_machine, set_fast_kernels, use_machine
-from backbones.kernels.memory import by_images, keep_freed_memory
+from backbones.kernels.machine import Machine, current_machine, has_fast_kernels, set_fast_kernels, use_machine
+from backbones.kernels.memory import by_images, keep_freed_memory, keep_small_blocks
 from backbones.kernels.planner import gated, glu, matmul, register_layer, sequential, shortcut
 from backbones.kernels.rows import sum_rows
 from backbones.kernels.tiles import tiled_attention
@@ -37,3 +37,6 @@ __all__ = [
     "to_nhwc",
     "use_machine",
 ]
+
+if has_fast_kernels():
+    keep_small_blocks()

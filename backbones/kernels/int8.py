@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from backbones.kernels.recording import Layout, Program
+from backbones.kernels.recording import Layout, Program, as_strided
 
 if TYPE_CHECKING:
     from backbones.kernels.packing import Layer
@@ -159,7 +159,7 @@ WRITES_BYTES = [onednn.qlinear_pointwise.default, onednn.qconv_pointwise.default
 def _readers(node: fx.Node) -> Iterator[fx.Node]:
     """What reads a tensor or a view of it."""
     for user in node.users:
-        if user.target is aten.as_strided.default:
+        if user.target is as_strided:
             yield from _readers(user)
         else:
             yield user

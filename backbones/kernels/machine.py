@@ -92,6 +92,11 @@ def set_fast_kernels(enabled: bool) -> None:
     _enabled = enabled
 
 
+def has_fast_kernels() -> bool:
+    """Whether fast paths are switched on."""
+    return _enabled
+
+
 @contextmanager
 def recording() -> Iterator[None]:
     """Let one dispatch mode, entered inside, see the operators of the fast paths instead of the plain ones."""

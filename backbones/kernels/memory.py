@@ -27,13 +27,25 @@ def by_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) -
     return torch.cat([fn(chunk) for chunk in x.split(images)])
 
 
+def keep_small_blocks() -> None:
+    """Let the C library keep freed blocks below 32 MiB, as it does by itself in a process that freed one of that size.
+
+    glibc takes blocks above a threshold from the kernel anew at each allocation, and gives the top of its heap back
+    whenever twice that much of it is free. The threshold is the largest block that was freed so far, at most 32 MiB: a
+    model whose maps are small has its pages mapped and cleared again at each call, for a fifth of its time (VAN-B0, one
+    image). One block of that size, freed untouched, ends this. The process holds up to 64 MiB more than it uses.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
+
+
 def keep_freed_memory() -> bool:
     """Let the C library keep freed memory for the next tensor, for the whole process; returns whether it could.
 
     glibc takes blocks above 32 MiB from the kernel anew at each allocation and gives the top of its heap back whenever
     64 MiB of it are free; the pages are then mapped and cleared again, one by one, at a tenth to a third of the time of
-    a model with wide maps. After this call the process holds on to its peak memory instead (``M_TRIM_THRESHOLD`` off,
-    ``M_MMAP_MAX`` 0). The command-line tools call it; in a program of your own that is your choice.
+    a training step with wide maps. After this call the process holds on to its peak memory instead
+    (``M_TRIM_THRESHOLD`` off, ``M_MMAP_MAX`` 0). ``backbones train`` calls it; in a program of your own that is your
+    choice.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

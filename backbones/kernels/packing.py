@@ -16,13 +16,15 @@ from torch import Tensor, fx
 from backbones.kernels.convolution import _convolution_pointwise
 from backbones.kernels.int8 import Quantizer, Ranges
 from backbones.kernels.machine import HERE, current_machine
-from backbones.kernels.recording import Layout, Program
+from backbones.kernels.recording import Layout, Program, as_strided
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 NHWC = torch.channels_last
 _reorder_weight = getattr(mkldnn, "_reorder_convolution_weight", None)
 _linear_pointwise = getattr(mkldnn, "_linear_pointwise", None)
 _reorder_linear_weight = getattr(mkldnn, "_reorder_linear_weight", None)
+# Products of a layer: up to so many, the 10 us that a convolution takes longer to begin than a linear layer matter.
+SMALL_LAYER = 2**25
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class _Packer:
         view = self.program.view(node, root, layout.shape, layout.stride, 0)
         node.replace_all_uses_with(view)
         for user in list(view.users):
-            if user.target is aten.as_strided.default:  # a view of what was a root
+            if user.target is as_strided:  # a view of what was a root
                 user.replace_all_uses_with(self.program.view(user, root, *user.meta["layout"][1:4]))
                 self.erase(user)
         self.erase(node)
@@ -287,21 +289,25 @@ class _Packer:
     def emit(self, node: fx.Node, layer: Layer) -> None:
         x, layer = self.with_norm_before(node, layer)
         eight_bits = self.quantizer.takes(layer, x)
-        if layer.pointwise and (eight_bits or self.convolves_slowly(layer)):
+        if layer.pointwise and (eight_bits or self.is_better_linear(layer, node.meta["layout"])):
             new, image = self.emit_linear(node, x, layer, eight_bits)
         else:
             new = image = self.emit_convolution(node, x, layer, eight_bits)
         if layer.key:
             new.meta["key"] = layer.key
         for user in node.users:
-            if user.target is aten.as_strided.default:
+            if user.target is as_strided:
                 user.meta["layout"] = user.meta["layout"]._replace(root=new)
         node.replace_all_uses_with(image)
 
-    def convolves_slowly(self, layer: Layer) -> bool:
-        """Whether oneDNN's 1x1 convolution takes three times as long as its linear layer for some numbers of rows."""
-        known = _linear_pointwise is not None and _reorder_linear_weight is not None
-        return known and not current_machine().avx512 and layer.weight.shape[1] > 2048
+    def is_better_linear(self, layer: Layer, image: Layout) -> bool:
+        """Whether oneDNN's linear layer is ahead of its 1x1 convolution: where little is to be done, and without
+        AVX-512 where the convolution takes three times as long for some numbers of rows."""
+        if _linear_pointwise is None or _reorder_linear_weight is None:
+            return False
+        B, _, H, W = image.shape
+        slow = not current_machine().avx512 and layer.weight.shape[1] > 2048
+        return slow or B * H * W * layer.weight.numel() <= SMALL_LAYER
 
     def emit_convolution(self, node: fx.Node, x: fx.Node, layer: Layer, eight_bits: bool) -> fx.Node:
         if eight_bits:
