@@ -164,7 +164,8 @@ def product_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
     grad: (rows, C_out), x: (rows, C), weight: (C_out, C), for its shape -> (C_out, C)
     """
-    if current_machine().avx512 and grad.dtype == torch.float32 and _beats_blas(x):
+    here = current_machine()
+    if here.avx512 and not here.split_avx512 and grad.dtype == torch.float32 and _beats_blas(x):
         grad, x = (t.reshape(1, len(t), 1, -1).permute(0, 3, 1, 2) for t in (grad, x))
         return _weight_gradient(grad, x, weight[:, :, None, None], 0, 1)[:, :, 0, 0]
     return grad.t() @ x

@@ -428,7 +428,9 @@ def _recomputed(layers: list[tuple[str, Any]], final: nn.Linear, x: Any) -> Tens
     dtype = compute_dtype(inputs[0])  # autocast does not see into the function
     tensors = [t if t is None else t.to(dtype) for t in (final.weight, final.bias, *inputs, *_weights(layers))]
     entry = inputs[0].shape[1:-1].numel() * final.in_features * inputs[0].element_size()
-    out = _Recomputed.apply(layers, max(1, _RECOMPUTED_BYTES // entry), len(inputs), *tensors)
+    chunks = -(-len(inputs[0]) // max(1, _RECOMPUTED_BYTES // entry))
+    chunk = -(-len(inputs[0]) // chunks)  # of one size: a short last one is slow
+    out = _Recomputed.apply(layers, chunk, len(inputs), *tensors)
     return out.view(*shape, -1)
 
 

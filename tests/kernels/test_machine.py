@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.kernels import Machine, convolution, current_machine, sequential, set_fast_kernels, use_machine
+from backbones.kernels import Machine, convolution, current_machine, machine, sequential, set_fast_kernels, use_machine
 from backbones.kernels.machine import HERE, computes_in, is_observed, serves
 
 
@@ -37,6 +37,37 @@ def test_mkl_holds_back_on_cpus_of_other_vendors(record: Machine, lags: bool) ->
     assert record.blas_lags == lags
 
 
+@pytest.mark.parametrize(
+    ("record", "convolves"),
+    [
+        (Machine(vendor="AuthenticAMD", avx512=True), True),
+        (Machine(vendor="AuthenticAMD", avx512=True, split_avx512=True), False),
+        (Machine(vendor="AuthenticAMD"), False),
+        (Machine(vendor="GenuineIntel", avx512=True), False),
+    ],
+)
+def test_route_of_the_gradient_of_weights(record: Machine, convolves: bool) -> None:
+    """It follows the record: through oneDNN only where that is much faster than BLAS."""
+    grad, x, weight = torch.randn(5000, 8), torch.randn(5000, 6), torch.randn(8, 6)
+    mode = CountCalls()
+    with use_machine(record), mode:
+        found = convolution.product_gradient(grad, x, weight)
+    assert ("convolution_backward" in mode.names) == convolves
+    assert torch.allclose(found, grad.t() @ x, atol=1e-3)
+
+
+def test_cpuinfo_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {
+        "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n": ("AuthenticAMD", 25),
+        "AMD64 Family 26 Model 2 Stepping 1, AuthenticAMD": ("AuthenticAMD", 26),
+        "vendor_id\t: GenuineIntel\ncpu family\t: 6\n": ("GenuineIntel", 6),
+        "arm": ("", 0),
+    }
+    for text, expected in texts.items():
+        monkeypatch.setattr(machine.Path, "read_text", lambda self, text=text: text)
+        assert machine._vendor_and_family() == expected
+
+
 def test_switch_turns_fast_paths_off() -> None:
     assert not is_observed()
     try:
@@ -48,6 +79,16 @@ def test_switch_turns_fast_paths_off() -> None:
     env = {"BACKBONES_FAST_KERNELS": "0"}
     run = subprocess.run([sys.executable, "-c", code], env={**__import__("os").environ, **env}, capture_output=True)
     assert run.stdout.strip() == b"True"
+
+
+class CountCalls(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func._opname)
+        return func(*args, **(kwargs or {}))
 
 
 class Look(TorchDispatchMode):
