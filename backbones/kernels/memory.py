@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backbones.kernels.machine import is_observed, serves
 
-CHUNK_BYTES = 8 * 2**20  # less than the caches of two cores and what they share, with the weights beside it
+CHUNK_BYTES = 8 * 2**20  # what is computed in between is then still in the cache, beside the weights
 
 
 def by_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) -> Tensor:
