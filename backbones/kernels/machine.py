@@ -46,7 +46,7 @@ class Machine:
         return cls(
             vendor=vendor,
             avx512=avx512,
-            split_avx512=avx512 and vendor == "AuthenticAMD" and family == 25,
+            split_avx512=avx512 and vendor == "AuthenticAMD" and family == 25,  # Zen 3 has no AVX-512
             mkl=torch.backends.mkl.is_available(),
             onednn=torch.backends.mkldnn.is_available(),
             bfloat16=torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),

@@ -21,10 +21,16 @@ def by_images(fn: Callable[[Tensor], Tensor], x: Tensor, bytes_per_image: int) -
     """
     if is_observed() or torch.is_grad_enabled() or not serves(x):
         return fn(x)
-    images = max(1, CHUNK_BYTES // bytes_per_image)
-    if images >= x.shape[0]:
+    images = even_chunk(x.shape[0], CHUNK_BYTES // bytes_per_image)
+    if images == x.shape[0]:
         return fn(x)
     return torch.cat([fn(chunk) for chunk in x.split(images)])
+
+
+def even_chunk(total: int, limit: int) -> int:
+    """Entries of a chunk, from 1 to ``limit``, in as few chunks as that takes: a short last one is slow."""
+    chunks = -(-total // max(1, limit))
+    return -(-total // chunks)
 
 
 def keep_small_blocks() -> None:

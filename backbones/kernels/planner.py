@@ -31,7 +31,7 @@ from backbones.kernels.convolution import ACTS, conv2d, linear, product_gradient
 from backbones.kernels.double_backward import differentiable_gradients
 from backbones.kernels.layout import to_nchw, to_nhwc
 from backbones.kernels.machine import compute_dtype, computes_in, is_observed, serves
-from backbones.kernels.memory import by_images
+from backbones.kernels.memory import by_images, even_chunk
 
 Step = Callable[[Any], Any]
 
@@ -428,8 +428,7 @@ def _recomputed(layers: list[tuple[str, Any]], final: nn.Linear, x: Any) -> Tens
     dtype = compute_dtype(inputs[0])  # autocast does not see into the function
     tensors = [t if t is None else t.to(dtype) for t in (final.weight, final.bias, *inputs, *_weights(layers))]
     entry = inputs[0].shape[1:-1].numel() * final.in_features * inputs[0].element_size()
-    chunks = -(-len(inputs[0]) // max(1, _RECOMPUTED_BYTES // entry))
-    chunk = -(-len(inputs[0]) // chunks)  # of one size: a short last one is slow
+    chunk = even_chunk(len(inputs[0]), _RECOMPUTED_BYTES // entry)
     out = _Recomputed.apply(layers, chunk, len(inputs), *tensors)
     return out.view(*shape, -1)
 
