@@ -68,6 +68,33 @@ def _open_sizes(program: ExportedProgram, dynamic: tuple[int, ...], min_side: in
         program.range_constraints[symbol] = type(bounds)(least.get(str(symbol), 0), bounds.upper)
 
 
+@contextlib.contextmanager
+def contiguous_attention(program: ExportedProgram) -> Iterator[None]:
+    """Attention with outputs that are contiguous, whichever kernel computes them.
+
+    An exporter traces a program several times. Whether a reshape behind attention is a view it decides by the strides
+    that its first trace finds, and another may find others: where a head has as many channels as there are queries, as
+    in HaloNet-H1, shapes do not tell the two apart.
+    """
+    graph, clones = program.graph, []
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default):
+        with graph.inserting_after(node):
+            clone = graph.call_function(
+                torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
+            )
+        clone.meta = dict(node.meta)
+        node.replace_all_uses_with(clone, delete_user_cb=lambda user, clone=clone: user is not clone)
+        clones.append((node, clone))
+    program.graph_module.recompile()
+    try:
+        yield
+    finally:
+        for node, clone in clones:
+            clone.replace_all_uses_with(node)
+            graph.erase_node(clone)
+        program.graph_module.recompile()
+
+
 def load_program(path: str | os.PathLike, extra_files: dict[str, Any] | None = None) -> ExportedProgram:
     """``torch.export.load``, which takes less than half the time where sizes are open.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from backbones.deploy.programs import load_program, quiet, run_program, tensors
+from backbones.deploy.programs import contiguous_attention, load_program, quiet, run_program, tensors
 
 __all__ = ["DIMENSIONS", "FORMATS", "Runtime", "load_export"]
 
@@ -104,7 +104,7 @@ class ONNXRuntime(Runtime):
 
         from backbones.deploy.onnx_operators import TRANSLATIONS
 
-        with quiet():
+        with quiet(), contiguous_attention(program):
             onnx_program = torch.onnx.export(
                 program,
                 (),

@@ -259,6 +259,17 @@ def test_ties_are_sorted_as_in_the_model(tmp_path: Path) -> None:
         assert torch.equal(load_export(path)(x)[0], Order()(x))
 
 
+def test_as_many_queries_as_channels_of_a_head(tmp_path: Path) -> None:
+    """Shapes that do not say how attention lays out its output: HaloNet-H1's of 64 queries and 64 channels."""
+    model = lively("test_halonet", v_ratio=1.0, depths=(1, 1, 1, 2)).eval()
+    last = model.stages[3].blocks[1].attn
+    assert last.block_size**2 == last.head_dim == last.head_dim_v
+    (path,) = export(model, tmp_path, "halonet", ["onnx"], img_size=(64, 96))
+    x = images(33, 70)
+    with torch.no_grad():
+        assert difference([model(x)], load_export(path)(x)) < model.export_tolerance
+
+
 def test_a_program_is_loaded_as_by_pytorch(tmp_path: Path) -> None:
     """With the same operators, and the same sizes of what they compute."""
     net = nn.Sequential(*(nn.Conv2d(3, 3, 3, 2, padding=1) for _ in range(3)), nn.Flatten(), nn.Softmax(1))
