@@ -410,9 +410,8 @@ def python(code: str, *flags: str) -> str:
 
 
 def test_no_name_of_timm_is_taken() -> None:
-    python("import timm, backbones", "-W", "error:Overwriting")
     count = "import timm; before = set(timm.list_models()); import backbones"
-    python(f"{count}; assert not before & set(backbones.list_models())")
+    python(f"{count}; assert not before & set(backbones.list_models())", "-W", "error:Overwriting")
 
 
 def test_importing_brings_no_openmmlab() -> None:

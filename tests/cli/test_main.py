@@ -123,19 +123,25 @@ if __name__ == "__main__":
 """
 
 
+def write_script(folder: Path, spelling: str) -> None:
+    folder.mkdir()
+    beside = "beside" if spelling.endswith(".py") else f"{folder.name}.beside"
+    (folder / "count.py").write_text(SCRIPT.replace("beside", beside))
+    (folder / "beside.py").write_text("NAME = 'parameters'\n")
+
+
 @pytest.mark.parametrize("spelling", ["scripts/count.py", "-m scripts.count"])
 def test_other_peoples_scripts_find_the_models(spelling, tmp_path):
     """timm's own train.py, validate.py and benchmark.py know no other way to the models than the registry."""
-    folder = tmp_path / "scripts"
-    folder.mkdir()
-    (folder / "count.py").write_text(
-        SCRIPT if spelling.endswith("count.py") else SCRIPT.replace("beside", "scripts.beside")
-    )
-    (folder / "beside.py").write_text("NAME = 'parameters'\n")
+    write_script(tmp_path / "scripts", spelling)
     done = python("-m", "backbones", *spelling.split(), "--model", "test_van", cwd=tmp_path)
     parameters = sum(p.numel() for p in backbones.create_model("test_van").parameters())
     assert done.stdout == f"parameters count.py {parameters}\n", done.stderr
-    failed = python("-m", "backbones", *spelling.split(), "--modle", "test_van", cwd=tmp_path)
+
+
+def test_mistakes_of_other_peoples_scripts_are_theirs(tmp_path):
+    write_script(tmp_path / "scripts", "scripts/count.py")
+    failed = python("-m", "backbones", "scripts/count.py", "--modle", "test_van", cwd=tmp_path)
     assert failed.returncode == 2 and "unrecognized arguments: --modle" in failed.stderr
 
 

@@ -1,4 +1,4 @@
-"""What runs a model: PyTorch in three ways, and runtimes that load an exported file."""
+"""What runs a model: PyTorch in several ways, and runtimes that load an exported file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import nn
 import backbones
 from backbones.deploy import FORMATS
 from backbones.deploy.quantization import require_quantizer
-from backbones.kernels import current_machine
+from backbones.kernels import current_machine, has_fast_kernels, set_fast_kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,24 @@ class Runtime:
     anywhere: bool = False
 
 
+def _plain(model: nn.Module) -> Callable[..., Any]:
+    """The model by PyTorch's own calls; gradients take the way of the outputs that they come from."""
+
+    def run(*inputs: Any) -> Any:
+        enabled = has_fast_kernels()
+        set_fast_kernels(False)
+        try:
+            return model(*inputs)
+        finally:
+            set_fast_kernels(enabled)
+
+    return run
+
+
 _BOTH = ("float32", "bfloat16")
 RUNTIMES = {
     "eager": Runtime(make=lambda model, *_: model, trains=True, dtypes=_BOTH, anywhere=True),
+    "plain": Runtime(make=lambda model, *_: _plain(model), trains=True, dtypes=_BOTH, anywhere=True),
     "optimized": Runtime(
         make=lambda model, dtype, _: backbones.optimize(model, dtype=dtype), dtypes=_BOTH, autocast=False
     ),
@@ -46,6 +61,9 @@ RUNTIMES = {
         make=lambda model, _, inputs: backbones.optimize(model, dtype=torch.int8, calibration=[inputs]), int8=True
     ),
     "compile": Runtime(make=lambda model, *_: torch.compile(model), trains=True, dtypes=_BOTH, anywhere=True),
+    "compile-freezing": Runtime(
+        make=lambda model, *_: torch.compile(model, options={"freezing": True}), dtypes=_BOTH, anywhere=True
+    ),
     "onnxruntime": Runtime(format="onnx"),
     "onnxruntime-int8": Runtime(format="onnx", int8=True),
     "openvino": Runtime(format="openvino"),  # which backbones.deploy tells to compute in float32
