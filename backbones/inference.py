@@ -15,38 +15,42 @@ from backbones.kernels import keep_freed_memory
 from backbones.kernels.int8 import Ranges, has_int8_kernels, is_within, observe
 from backbones.kernels.machine import current_machine, is_observed
 from backbones.kernels.packing import pack
-from backbones.kernels.recording import Program, record
+from backbones.kernels.recording import record
 
+PROGRAMS = 4  # that are kept
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Optimized(nn.Module):
     """What ``optimize`` returns: takes what the model takes and returns what it returns, without gradients.
 
-    The first call at a size, layout or type of its inputs records the model's operators and rewrites them, which takes
-    about two calls of the model; later calls run what was made. Programs of the last ``sizes`` are kept, each with
-    packed weights of its own: about as much memory as the parameters again. Where a compiler or tracer looks at it, it
-    is the model.
+    The first call at a size, layout or type of its inputs, or under another autocast, records the model's operators and
+    rewrites them, which takes about two calls of the model; later calls run what was made. The four programs that were
+    used last are kept, each with packed weights of its own: about as much memory as the parameters again. Where a
+    compiler or tracer looks at it, it is the model. Weights are loaded through it (``fast.load_state_dict``, or that of
+    a module that holds it), which makes programs anew.
 
     Args:
         model: A model in evaluation mode, which becomes this one's own.
-        sizes: Programs that are kept.
         dtype: What it computes in; outputs are of the type of the first input all the same. None for the model's.
         calibration: Inputs of the model, by batch: convolutions and linear layers compute in eight bits, over the
             ranges that these show. Weights that are loaded later have the same ranges.
+
+    Raises:
+        ValueError: At the first call, or in calibration, if the model's operators depend on the values of its inputs,
+            draw random numbers or write to its own tensors, or if it returns something else than tensors and numbers in
+            tuples, lists and dictionaries.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        sizes: int = 4,
         dtype: torch.dtype | None = None,
         calibration: Sequence[tuple[Tensor, ...]] = (),
     ) -> None:
         super().__init__()
         # channels last, which is what packed layers take
         self.model = model.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
-        self.sizes = sizes
         self.dtype = dtype
         self.training = False
         self._programs: OrderedDict[Any, Callable] = OrderedDict()
@@ -68,9 +72,9 @@ class Optimized(nn.Module):
         self._programs.clear()
         return super()._apply(fn, recurse)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # which a module that holds it calls, too
         self._programs.clear()
-        return super().load_state_dict(*args, **kwargs)
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_programs": OrderedDict()}  # type: ignore[misc]
@@ -80,11 +84,12 @@ class Optimized(nn.Module):
             return self._run(*inputs)
         key = self._key(inputs)
         with torch.inference_mode():
-            program = self._programs.get(key)
+            program = self._programs.pop(key, None)
             if program is not None:
+                self._programs[key] = program  # as the last that was used
                 return program(*inputs)
             self._programs[key], result = self._make(inputs)
-            if len(self._programs) > self.sizes:
+            if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)
             return result
 
@@ -93,20 +98,22 @@ class Optimized(nn.Module):
         if self.dtype is None:
             return self.model(*inputs)
         outputs = self.model(*(x.to(self.dtype) if x.is_floating_point() else x for x in inputs))
-        return tree_map(lambda y: y.to(inputs[0].dtype) if isinstance(y, Tensor) else y, outputs)
+        dtype = inputs[0].dtype if inputs[0].is_floating_point() else torch.float32
+        return tree_map(lambda y: y.to(dtype) if isinstance(y, Tensor) and y.is_floating_point() else y, outputs)
 
     def _observe(self, batches: Sequence[tuple[Tensor, ...]]) -> Ranges:
         """Ranges of what layers are given, without those that a family keeps in float."""
         ranges: Ranges = {}
-        programs: dict[Any, Program] = {}
+        groups: dict[Any, list[tuple[Tensor, ...]]] = {}
+        for batch in batches:
+            inputs = tuple(x.clone() for x in batch)  # parts of one tensor begin at places of their own
+            groups.setdefault(self._key(inputs), []).append(inputs)
         with torch.inference_mode():
-            for batch in batches:
-                inputs = tuple(x.clone() for x in batch)  # parts of one tensor begin at places of their own
-                key = self._key(inputs)
-                if key not in programs:
-                    programs[key], _, _ = record(self._run, inputs, self._names())
-                    pack(programs[key])
-                observe(programs[key], inputs, ranges)
+            for group in groups.values():  # one program at a time, since each has packed weights of its own
+                program, _, _ = record(self._run, group[0], self._names())
+                pack(program)
+                for inputs in group:
+                    observe(program, inputs, ranges)
         kept = getattr(self.model, "int8_float_layers", ())
         return {
             key: found
@@ -116,8 +123,9 @@ class Optimized(nn.Module):
 
     @staticmethod
     def _key(inputs: tuple[Tensor, ...]) -> Any:
-        """What inputs of one program have in common."""
-        return tuple((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
+        """What calls of one program have in common."""
+        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        return autocast, *((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
 
     def _names(self) -> dict[int, str]:
         """Names of the model's tensors by address."""
@@ -129,7 +137,8 @@ class Optimized(nn.Module):
         pack(program, self._ranges)
         run = program.module().forward
         outputs = run(*inputs)
-        for found, expected in zip(outputs, tree_leaves(result), strict=True):
+        tensors = [y for y in tree_leaves(result) if isinstance(y, Tensor)]
+        for found, expected in zip(outputs, tensors, strict=True):
             if found.shape != expected.shape or found.stride() != expected.stride():
                 return self._run, result  # kernels of another version
         return lambda *inputs: unflatten(run(*inputs)), unflatten(outputs)
@@ -151,9 +160,9 @@ def optimize(
         model: In evaluation mode, on a CPU, without hooks and adapters.
         keep_memory: Let the process keep freed memory (``backbones.kernels.keep_freed_memory``), for the whole process.
         dtype: ``torch.bfloat16`` computes in that type, two to three times as fast on CPUs with AVX512-BF16 or AMX.
-            ``torch.int8`` computes convolutions and linear layers in eight bits, but for those of groups, of few
-            outputs, and of ``model.int8_float_layers``. Inputs and outputs stay what they are. None for the model's
-            own.
+            ``torch.int8`` computes convolutions and linear layers in eight bits, but for those of groups, those whose
+            inputs meet fewer than 96 products, and ``model.int8_float_layers``. Inputs and outputs stay what they are.
+            None for the model's own.
         calibration: For ``torch.int8``, inputs like those that are to come, of any size: a batch (B, 3, H, W), or
             several; tuples where the model takes more than one tensor. Each layer's input gets the range that it has
             for these.
@@ -161,7 +170,8 @@ def optimize(
     Raises:
         ValueError: If the model trains, is elsewhere than on a CPU, or carries hooks, adapters, replaced forwards or
             weights that something computes; if ``dtype`` is another type, or this CPU has no kernels for it; if
-            ``torch.int8`` comes without inputs for calibration, or these without it.
+            ``torch.int8`` comes without inputs for calibration, or these without it. A model that cannot be recorded
+            raises at the first call at a size (of ``torch.int8``, here), see ``Optimized``.
 
     Example:
         >>> fast = backbones.optimize(backbones.create_model("van_b0").eval())

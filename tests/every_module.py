@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones.kernels import set_fast_kernels
+from backbones.kernels import use_fast_kernels
 from backbones.layers import LogPositionBias
 from tests.test_models import ANY_SIZE
 
@@ -77,11 +77,8 @@ def roles(model: nn.Module, kind: type | tuple[type, ...] = nn.Module) -> dict[s
 @contextmanager
 def plain() -> Iterator[None]:
     """The plain form of every layer."""
-    set_fast_kernels(False)
-    try:
+    with use_fast_kernels(False):
         yield
-    finally:
-        set_fast_kernels(True)
 
 
 def close(found: Tensor, expected: Tensor, message: str = "", scale: float = 0.0, part: float = 0.01) -> None:

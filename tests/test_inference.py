@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import backbones
+from backbones.inference import PROGRAMS
 from backbones.kernels import packing
 from backbones.kernels.machine import Machine, set_fast_kernels, use_machine
 from backbones.kernels.packing import pack
@@ -56,7 +58,7 @@ def test_optimized_is_the_model(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         inputs = _inputs(model, *size)
         with torch.inference_mode():
             _assert_same(fast(*inputs), model(*inputs))
-    assert fast._programs and fast.model not in fast._programs.values()
+    assert fast._programs and fast._run not in fast._programs.values()
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key])
 
@@ -230,11 +232,15 @@ class _Net(nn.Module):
         x = self.norm1(self.conv1(x.contiguous(memory_format=torch.channels_last)))
         y = self.norm2(self.conv2(x.relu()))
         z = self.conv3(self.norm2(y))
-        out = torch.zeros_like(z)
+        out, early = torch.zeros(z.shape), torch.zeros(z.shape)
+        left = early[:, :4]
+        twice = early + 2  # before it is written to
         out[:, :4] = z[:, 4:]
+        left.copy_(z[:, 4:])
         t = (y + 2.0 * z).permute(0, 2, 3, 1)
         gated = nn.functional.silu(self.gate(t)) * self.fc(t)
-        return [x, out, t + gated * self.gamma, self.fc(gated).mean((1, 2)) @ self.gate.weight]
+        late = [self.conv3(out), self.conv3(left.repeat(1, 2, 1, 1)), twice]
+        return [x, out, *late, t + gated * self.gamma, self.fc(gated).mean((1, 2)) @ self.gate.weight]
 
 
 def test_ordinary_modules() -> None:
@@ -292,9 +298,13 @@ def test_layouts_of_the_input() -> None:
 def test_programs_are_few_and_leave_with_the_weights() -> None:
     model = _model("test_van")
     fast = backbones.optimize(model)
-    for side in range(32, 38):
+    first = torch.randn(1, 3, 32, 32)
+    fast(first)
+    program = fast._programs[fast._key((first,))]
+    for side in range(33, 38):
         fast(torch.randn(1, 3, side, 32))
-    assert len(fast._programs) == fast.sizes
+        fast(first)  # which is in use, and stays
+    assert len(fast._programs) == PROGRAMS and program in fast._programs.values()
     other = _model("test_van")
     nn.init.normal_(other.head.fc.weight)
     fast.load_state_dict({f"model.{key}": value for key, value in other.state_dict().items()})
@@ -302,7 +312,77 @@ def test_programs_are_few_and_leave_with_the_weights() -> None:
     with torch.inference_mode():
         _assert_same(fast(x), other(x))
         _assert_same(pickle.loads(pickle.dumps(fast))(x), other(x))
+        nn.Sequential(fast).load_state_dict({f"0.model.{key}": value for key, value in model.state_dict().items()})
+        _assert_same(fast(x), model(x))
+        nn.Sequential(fast).load_state_dict({f"0.model.{key}": value for key, value in other.state_dict().items()})
         _assert_same(fast.double()(x.double()), other.double()(x.double()), 1e-9)
+
+
+def test_autocast_is_that_of_the_call() -> None:
+    model, x = _model("test_van"), torch.randn(2, 3, 64, 64)
+    fast = backbones.optimize(model)
+    with torch.inference_mode():
+        for enabled in (True, False, True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                found, expected = fast(x), model(x)
+            assert found.dtype == expected.dtype
+            _assert_same(found.float(), expected.float(), 0.1 if enabled else 1e-4)
+
+
+class _Tokens(nn.Module):
+    """A norm of tokens, of which there are as many as channels, between layers of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.norm, self.fc2 = nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.norm(self.fc1(x)))
+
+
+def test_norms_of_another_axis() -> None:
+    torch.manual_seed(0)
+    model, x = _Tokens().eval(), torch.randn(2, 16, 16)
+    model.norm.running_mean.normal_()
+    model.norm.running_var.uniform_(0.5, 2.0)
+    fast = backbones.optimize(model)
+    with torch.inference_mode():
+        fast(x)
+        _assert_same(fast(x), model(x))
+
+
+class _Answer(nn.Module):
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self.fc, self.answer = nn.Linear(8, 8), answer
+
+    def forward(self, x: Tensor) -> object:
+        return self.answer(self.fc(x))
+
+
+def test_what_a_model_returns() -> None:
+    x = torch.randn(2, 8)
+    model = _Answer(lambda y: {"logits": y, "labels": (y.argmax(1), None), "size": y.shape, "channels": y.shape[1]})
+    for dtype in (None, torch.bfloat16):
+        with use_machine(Machine(vendor="GenuineIntel", avx512=True, bfloat16=True)), torch.inference_mode():
+            fast = backbones.optimize(model.eval(), dtype=dtype)
+            fast(x)
+            found, expected = fast(x), model(x)
+        assert torch.equal(found["labels"][0], found["logits"].argmax(1)) and found["labels"][0].dtype == torch.long
+        _assert_same(found["logits"], expected["logits"], 0.05)
+        assert (found["size"], found["channels"], found["labels"][1]) == ((2, 8), 8, None)
+    with pytest.raises(ValueError, match="the model returns a SimpleNamespace, not tensors in tuples"):
+        backbones.optimize(_Answer(lambda y: SimpleNamespace(logits=y)).eval())(x)
+
+
+def test_memory_is_kept_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("backbones.inference.keep_freed_memory", lambda: asked.append(True))
+    model = _Answer(nn.Identity()).eval()
+    backbones.optimize(model)
+    assert not asked
+    backbones.optimize(model, keep_memory=True)
+    assert asked == [True]
 
 
 @pytest.mark.parametrize("machine", [Machine(onednn=False), Machine(vendor="GenuineIntel", avx512=True)])
@@ -387,13 +467,30 @@ class _Restless(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "values":
             return x if x.sum() > 0 else -x
+        if self.kind == "shape":
+            return x[x > 0]
+        if self.kind == "places":
+            return x[x.nonzero()[:, 0]]
         if self.kind == "random":
             return x + torch.rand_like(x)
+        if self.kind == "constant":
+            chosen = self.count.new_ones(3) > 0
+            return x[:, chosen] + self.count.item()
         self.count.add_(1)
         return x + self.count
 
 
-@pytest.mark.parametrize(("kind", "message"), [("values", "values"), ("random", "random"), ("writes", "writes")])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("values", "values"), ("shape", "values"), ("places", "values"), ("random", "random"), ("writes", "writes")],
+)
 def test_what_cannot_be_recorded(kind: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         backbones.optimize(_Restless(kind).eval())(torch.randn(2, 3))
+
+
+def test_values_of_constants_are_no_values_of_the_input() -> None:
+    fast = backbones.optimize(_Restless("constant").eval())
+    for _ in range(2):
+        x = torch.randn(2, 3)
+        assert torch.equal(fast(x), x)

@@ -9,7 +9,14 @@ from backbones.kernels.deformable import deformable_conv
 from backbones.kernels.dynamic_conv import dynamic_depthwise
 from backbones.kernels.halo import halo_attention
 from backbones.kernels.layout import to_nchw, to_nhwc
-from backbones.kernels.machine import Machine, current_machine, has_fast_kernels, set_fast_kernels, use_machine
+from backbones.kernels.machine import (
+    Machine,
+    current_machine,
+    has_fast_kernels,
+    set_fast_kernels,
+    use_fast_kernels,
+    use_machine,
+)
 from backbones.kernels.memory import by_images, keep_freed_memory, keep_small_blocks
 from backbones.kernels.planner import gated, glu, matmul, register_layer, sequential, shortcut
 from backbones.kernels.rows import sum_rows
@@ -25,6 +32,7 @@ __all__ = [
     "gated",
     "glu",
     "halo_attention",
+    "has_fast_kernels",
     "keep_freed_memory",
     "matmul",
     "register_layer",
@@ -35,6 +43,7 @@ __all__ = [
     "tiled_attention",
     "to_nchw",
     "to_nhwc",
+    "use_fast_kernels",
     "use_machine",
 ]
 

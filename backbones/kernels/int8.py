@@ -146,7 +146,7 @@ class Quantizer:
         if key not in self.packed:
             rounded = (weight / scales.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
             self.packed[key] = self.program.packed(pack(rounded, scales)), weight
-        zeros = torch.zeros(len(weight), dtype=torch.int64)
+        zeros = weight.new_zeros(len(weight), dtype=torch.int64)
         return self.packed[key][0], self.program.constant(scales), self.program.constant(zeros)
 
     def bias(self, layer: "Layer") -> fx.Node | None:

@@ -7,6 +7,7 @@ branches of any CPU by putting another record in its place (``use_machine``).
 import os
 import platform
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,15 @@ def _vendor_and_family() -> tuple[str, int]:
 HERE = Machine.found()
 _machine = HERE
 _enabled = os.environ.get("BACKBONES_FAST_KERNELS", "1") != "0"
-_recorders = 0  # dispatch modes that are to see the fast paths
+
+
+class _Recorders(threading.local):
+    """Dispatch modes of a thread that are to see the fast paths."""
+
+    count = 0
+
+
+_recorders = _Recorders()
 
 
 def current_machine() -> Machine:
@@ -101,6 +110,17 @@ def set_fast_kernels(enabled: bool) -> None:
     _enabled = enabled
 
 
+@contextmanager
+def use_fast_kernels(enabled: bool) -> Iterator[None]:
+    """The switch for a while, in the whole process; afterwards it is as before."""
+    before = _enabled
+    set_fast_kernels(enabled)
+    try:
+        yield
+    finally:
+        set_fast_kernels(before)
+
+
 def has_fast_kernels() -> bool:
     """Whether fast paths are switched on."""
     return _enabled
@@ -109,12 +129,11 @@ def has_fast_kernels() -> bool:
 @contextmanager
 def recording() -> Iterator[None]:
     """Let one dispatch mode, entered inside, see the operators of the fast paths instead of the plain ones."""
-    global _recorders
-    _recorders += 1
+    _recorders.count += 1
     try:
         yield
     finally:
-        _recorders -= 1
+        _recorders.count -= 1
 
 
 def is_observed() -> bool:
@@ -126,7 +145,7 @@ def is_observed() -> bool:
     if torch.compiler.is_compiling() or not _enabled or torch.jit.is_tracing():
         return True
     return bool(
-        torch._C._len_torch_dispatch_stack() > _recorders
+        torch._C._len_torch_dispatch_stack() > _recorders.count
         or _len_function_modes()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0

@@ -262,7 +262,7 @@ class _Packer:
     def norm(self, node: fx.Node, x: fx.Node, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> None:
         """A batch norm in evaluation: into the layer before it, or into all 1x1 convolutions after it."""
         w, b, m, v = (t if t is None else t.float() for t in map(self.value, (weight, bias, mean, var)))
-        if m is None or v is None:
+        if m is None or v is None or node.meta["layout"].stride[1] != 1:  # channels that do not lie side by side
             return
         scale = (v + eps).rsqrt() * (1 if w is None else w)
         shift = -m * scale + (0 if b is None else b)
@@ -279,7 +279,7 @@ class _Packer:
         value = self.value(factor)
         if value is None or value.numel() > channels or channels == 0:
             return None
-        filled = torch.empty_strided(out.shape, out.stride, dtype=value.dtype)
+        filled = value.new_empty_strided(out.shape, out.stride)
         filled.copy_(value.expand(out.shape))
         rows = torch.as_strided(filled, (filled.numel() // channels, channels), (channels, 1))
         return rows[0].clone() if bool((rows == rows[0]).all()) else None

@@ -331,8 +331,8 @@ def _convolve(kind: str, layer: Any, x: Tensor, weight: Any, bias: Tensor | None
     if kind == "linear":
         return linear(x, weight, bias, act)
     if kind == "shortcut":  # x + conv(x) is a convolution too, which saves a pass over the map
-        half = layer.kernel_size[0] // 2
-        weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (half,) * 4)
+        top, left = (k // 2 for k in layer.kernel_size)
+        weight = weight + F.pad(weight.new_ones(1, 1, 1, 1), (left, left, top, top))
     options = layer.stride, layer.padding, layer.dilation, layer.groups
     return to_nhwc(conv2d(to_nchw(x), weight, bias, *options, act))
 

@@ -95,6 +95,8 @@ class Program:
         return fx.GraphModule(used, self.graph)
 
 
+_TENSOR = object()
+_OUTPUTS = (Tensor, torch.Size, int, float, str, type(None))  # what a model returns: numbers are of the size alone
 _READS = (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default)
 
 
@@ -117,15 +119,25 @@ class _Recorder(TorchDispatchMode):
             self.known[node] = tensor
         return self.nodes[tensor]
 
+    def _depends_on_values(self, func: Any, args: tuple) -> bool:
+        """Whether what an operator returns to Python, or the shape of what it computes, is a matter of values."""
+        if func is aten.index.Tensor:  # a mask chooses as many as it is true for, numbers as many as they are
+            masks = [t for t in args[1] if t is not None and t.dtype in (torch.bool, torch.uint8)]
+            return any(self.node(mask) not in self.known for mask in masks)
+        tags = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
+        return func in _READS or any(tag in func.tags for tag in tags)
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in _READS or torch.Tag.data_dependent_output in func.tags:
-            raise ValueError(f"{func} makes the program depend on the values of the input: it cannot be recorded")
         if torch.Tag.nondeterministic_seeded in func.tags and not _drops_nothing(func, args, kwargs):
             raise ValueError(f"{func} draws random numbers, which a recorded program would draw once")
         graph = self.program.graph
         sources = [self.node(t) for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
         known = all(node in self.known for node in sources)
+        if not known and self._depends_on_values(func, args):
+            raise ValueError(f"{func} makes the program depend on the values of the input: it cannot be recorded")
+        if func in _READS:
+            return func(*args, **kwargs)
         made_of = frozenset().union(*(self.program.sources.get(node, frozenset()) for node in sources))
         node_args, node_kwargs = tree_map(lambda t: self.node(t) if isinstance(t, Tensor) else t, (args, kwargs))
         storages = {
@@ -134,7 +146,10 @@ class _Recorder(TorchDispatchMode):
         written = _written(func, args, kwargs)
         out = func(*args, **kwargs)
         node = graph.call_function(func, node_args, node_kwargs)
-        self.program.mutated |= {self.node(t).meta["layout"].root: node for t in written}
+        roots = {self.node(t).meta["layout"].root for t in written}
+        self.program.mutated |= dict.fromkeys(roots, node)
+        if not known:  # nor are, from here on, the tensors that were written to and all that view them
+            self.known = {n: value for n, value in self.known.items() if n.meta["layout"].root not in roots}
 
         def note(tensor: Tensor, node: fx.Node) -> None:
             source = storages.get(tensor.untyped_storage()._cdata)
@@ -183,7 +198,7 @@ def record(
     """Run ``fn`` once and write down its operators.
 
     Args:
-        fn: Tensors to what ``tree_flatten`` makes tensors of.
+        fn: Tensors to tensors, and numbers that are a matter of sizes, in tuples, lists and dictionaries.
         inputs: What it is given.
         names: Of the model's tensors, by address.
 
@@ -191,16 +206,28 @@ def record(
 
     Raises:
         ValueError: If the operators depend on the values of the inputs, draw random numbers, or write to a tensor of
-            the model.
+            the model, or if ``fn`` returns something else.
     """
     program = Program()
     with torch.inference_mode(), recording(), _Recorder(program, inputs, names) as recorder:
         result = fn(*inputs)
     outputs, spec = tree_flatten(result)
-    program.graph.output(tuple(recorder.node(t) for t in outputs))
+    for value in outputs:
+        if not isinstance(value, _OUTPUTS):
+            raise ValueError(
+                f"the model returns a {type(value).__name__}, not tensors in tuples, lists or dictionaries"
+            )
+    program.graph.output(tuple(recorder.node(t) for t in outputs if isinstance(t, Tensor)))
     _fold_constants(program, recorder.known)
     _look_through_views(program)
-    return program, result, lambda tensors: tree_unflatten(tensors, spec)
+
+    others = [_TENSOR if isinstance(value, Tensor) else value for value in outputs]
+
+    def unflatten(tensors: Sequence[Tensor]) -> Any:
+        found = iter(tensors)
+        return tree_unflatten([next(found) if value is _TENSOR else value for value in others], spec)
+
+    return program, result, unflatten
 
 
 def _fold_constants(program: Program, known: dict[fx.Node, Tensor]) -> None:

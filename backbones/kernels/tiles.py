@@ -111,10 +111,10 @@ class _ImageByImage(torch.autograd.Function):
             return differentiable_gradients(_plain, (*tensors, *ctx.options), ctx.needs_input_grad, grad)
         q, k, v, bias, queries, keys, places = tensors
         num_heads, scale = ctx.options
-        grad_q, grad_k, grad_v, grad_bias = (torch.zeros(x.shape, dtype=x.dtype) for x in (q, k, v, bias))
+        grad_q, grad_k, grad_v, grad_bias = (x.new_zeros(x.shape) for x in (q, k, v, bias))
         G, T, M = len(keys), bias.shape[2], keys.shape[1]
         step = max(1, _CHUNK // (num_heads * T * M))  # tiles
-        first = torch.zeros(len(queries), 1, dtype=q.dtype).index_fill_(0, places, 1)  # not the repeated queries
+        first = q.new_zeros(len(queries), 1).index_fill_(0, places, 1)  # not the repeated queries
         for i in range(len(q)):
             for tiles in (slice(j, j + step) for j in range(0, G, step)):
                 n = len(keys[tiles])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.kernels import Machine, set_fast_kernels, use_machine
+from backbones.kernels import Machine, use_fast_kernels, use_machine
 from backbones.kernels import attention as attention_file
 from backbones.kernels import halo as halo_file
 from backbones.kernels import tiles as tiles_file
@@ -47,10 +47,9 @@ def test_bfloat16_loses_no_more_than_plain(name: str, autocast: bool, monkeypatc
     with use_machine(Machine(vendor="GenuineIntel", avx512=True, bfloat16=True)):
         fast = run(layer.to(dtype), x.to(dtype), autocast)
         assert len(calls) == 1
-        set_fast_kernels(False)
-        plain = run(layer, x.to(dtype), autocast)
-        exact = run(layer.double(), x.double(), False)
-        set_fast_kernels(True)
+        with use_fast_kernels(False):
+            plain = run(layer, x.to(dtype), autocast)
+            exact = run(layer.double(), x.double(), False)
     for found, other, wanted in zip(fast, plain, exact, strict=True):
         error, plain_error = (torch.linalg.vector_norm(t - wanted) for t in (found, other))
         assert error <= 1.1 * plain_error + 0.003 * torch.linalg.vector_norm(wanted)  # half a step of rounding

@@ -11,8 +11,10 @@ from backbones.kernels.convolution import deinterleave, interleave
 SIZES = [(14, 14), (12, 17), (5, 31), (3, 2), (1, 1)]
 
 
-def depthwise(dim: int, side: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(dim, dim, side, stride, side // 2 * dilation, dilation, groups=dim)
+def depthwise(dim: int, side: int | tuple[int, int], stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    sides = (side, side) if isinstance(side, int) else side
+    padding = tuple(k // 2 * dilation for k in sides)
+    return nn.Conv2d(dim, dim, sides, stride, padding, dilation, groups=dim)
 
 
 def run(conv: nn.Conv2d, x: Tensor, add: bool, *steps: nn.Module) -> Tensor:
@@ -37,6 +39,8 @@ def obvious(conv: nn.Conv2d, x: Tensor, add: bool) -> Tensor:
         {"side": 3, "dilation": 2},
         {"side": 7, "dilation": 3, "shortcut": True},
         {"side": 3, "dilation": 2, "stride": 2},
+        {"side": (1, 7), "shortcut": True},
+        {"side": (5, 3), "dilation": 2, "shortcut": True},
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.kernels import Machine, convolution, current_machine, machine, sequential, set_fast_kernels, use_machine
+from backbones.kernels import Machine, convolution, current_machine, machine, sequential, use_fast_kernels, use_machine
 from backbones.kernels.machine import HERE, computes_in, is_observed, serves
 
 
@@ -70,11 +70,12 @@ def test_cpuinfo_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_switch_turns_fast_paths_off() -> None:
     assert not is_observed()
-    try:
-        set_fast_kernels(False)
+    with use_fast_kernels(False):
         assert is_observed()
-    finally:
-        set_fast_kernels(True)
+        with use_fast_kernels(True):
+            assert not is_observed()
+        assert is_observed()
+    assert not is_observed()
     code = "from backbones.kernels.machine import is_observed; print(is_observed())"
     env = {"BACKBONES_FAST_KERNELS": "0"}
     run = subprocess.run([sys.executable, "-c", code], env={**__import__("os").environ, **env}, capture_output=True)

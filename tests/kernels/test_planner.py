@@ -19,10 +19,10 @@ from backbones.kernels import (
     matmul,
     planner,
     sequential,
-    set_fast_kernels,
     shortcut,
     to_nchw,
     to_nhwc,
+    use_fast_kernels,
 )
 from backbones.layers import ConvGLU, ConvMlp, Mlp, SwiGLU
 
@@ -200,8 +200,7 @@ def test_follows_autocast(kind: type, dtype: torch.dtype, any_machine: Machine) 
     block, x = kind(6, 10), torch.randn(5, 9, 8, 6, requires_grad=True)
     results = []
     for fast in (True, False):
-        set_fast_kernels(fast)
-        with torch.autocast("cpu", dtype):
+        with use_fast_kernels(fast), torch.autocast("cpu", dtype):
             y = block(x)
             with torch.no_grad():
                 torch.testing.assert_close(block(x), y, atol=0.05, rtol=0.05)
@@ -288,7 +287,8 @@ CHANGES = {f.__name__: f for f in (replace_forward, adapt, hook, pre_hook, subcl
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", [Mlp, ConvMlp, SwiGLU, ConvGLU, normed_glu])
-def test_changes_of_a_layer_take_effect(kind: type, change: str, grad: bool, any_machine: Machine) -> None:
+def test_changes_of_a_layer_take_effect(kind: type, change: str, grad: bool, fast_kernels: None) -> None:
+    """Whether a layer is plain is asked of it alone, on every machine."""
     torch.manual_seed(0)
     original, x = kind(6, 10), torch.randn(3, 9, 8, 6)
     for name, layer in original.named_children():
@@ -296,9 +296,8 @@ def test_changes_of_a_layer_take_effect(kind: type, change: str, grad: bool, any
             continue
         block = copy.deepcopy(original)
         CHANGES[change](block, name)
-        set_fast_kernels(False)
-        expected, before = block(x), original(x)
-        set_fast_kernels(True)
+        with use_fast_kernels(False):
+            expected, before = block(x), original(x)
         with torch.set_grad_enabled(grad):
             torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
         assert (expected - before).abs().max() > 1e-3, name
@@ -355,11 +354,8 @@ def test_a_block_that_knows_nothing_of_speed_is_right() -> None:
 
     block, x = Naive(), torch.randn(2, 9, 8, 6, requires_grad=True)
     y = block(x)
-    set_fast_kernels(False)
-    try:
+    with use_fast_kernels(False):
         expected = block(x)
-    finally:
-        set_fast_kernels(True)
     torch.testing.assert_close(y, expected)
     for found, wanted in zip(*(torch.autograd.grad(z.sum(), [x, *block.parameters()]) for z in (y, expected))):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)

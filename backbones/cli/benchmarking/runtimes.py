@@ -10,7 +10,7 @@ from torch import nn
 import backbones
 from backbones.deploy import FORMATS
 from backbones.deploy.quantization import require_quantizer
-from backbones.kernels import current_machine, has_fast_kernels, set_fast_kernels
+from backbones.kernels import current_machine, use_fast_kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,8 @@ def _plain(model: nn.Module) -> Callable[..., Any]:
     """The model by PyTorch's own calls; gradients take the way of the outputs that they come from."""
 
     def run(*inputs: Any) -> Any:
-        enabled = has_fast_kernels()
-        set_fast_kernels(False)
-        try:
+        with use_fast_kernels(False):
             return model(*inputs)
-        finally:
-            set_fast_kernels(enabled)
 
     return run
 
