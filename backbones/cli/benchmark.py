@@ -132,8 +132,12 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, baseline: 
     for path in (args.csv, args.plot, args.exports):
         if path and not path.resolve().parent.is_dir():
             parser.error(f"the folder of {path} does not exist")
+    if args.csv and args.csv.is_dir():
+        parser.error(f"--csv {args.csv} is a folder: name a file in it")
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install 'efficient-backbones[tools]'")
+    if args.plot and args.plot.suffix not in (".png", ".pdf", ".svg"):
+        parser.error(f"--plot {args.plot}: name a file that ends in .png, .pdf or .svg")
     if args.plot and len(args.img_size) == 1:
         from backbones.cli.benchmarking.plots import full_name, published_accuracies
 

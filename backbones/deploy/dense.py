@@ -13,6 +13,14 @@ from torchvision.ops import nms
 
 __all__ = ["DensePreprocessing", "Detector", "Segmentation", "denoiser", "detection_difference"]
 
+INTERPOLATIONS = {  # as mmcv spells them, and OpenCV
+    "bilinear": "INTER_LINEAR",
+    "nearest": "INTER_NEAREST",
+    "bicubic": "INTER_CUBIC",
+    "area": "INTER_AREA",
+    "lanczos": "INTER_LANCZOS4",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DensePreprocessing:
@@ -21,10 +29,13 @@ class DensePreprocessing:
     Attributes:
         input_size: Channels, height and width; with ``keep_ratio`` the shorter side's limit and the longer's.
         keep_ratio: Scale both sides by one factor, so that neither limit is exceeded, whichever side is the longer.
-        interpolation: As OpenCV does it, without antialiasing.
+        interpolation: Of ``INTERPOLATIONS``, as OpenCV does it, without antialiasing.
         mean: Of each channel, for pixels from 0 to 1.
         std: Likewise.
         size_divisor: The file pads images at the right and the bottom to a multiple of it.
+
+    Raises:
+        ValueError: If ``interpolation`` is another one.
     """
 
     input_size: tuple[int, int, int]
@@ -33,6 +44,10 @@ class DensePreprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size_divisor: int = 1
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> "DensePreprocessing":
@@ -58,11 +73,11 @@ class DensePreprocessing:
         import cv2
 
         mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        code = getattr(cv2, INTERPOLATIONS[self.interpolation])
 
         def prepare(image: Image.Image) -> Tensor:
             height, width = self.size(image.height, image.width)
-            code = {"bilinear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST, "bicubic": cv2.INTER_CUBIC}
-            pixels = cv2.resize(np.asarray(image), (width, height), interpolation=code[self.interpolation])
+            pixels = cv2.resize(np.asarray(image), (width, height), interpolation=code)
             x = torch.from_numpy(pixels).permute(2, 0, 1).float()
             return (x - mean) / std if rescale else x
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from backbones.deploy.agreement import INT8_TOLERANCE, Agreement, ScoreAgreement
 from backbones.deploy.dense import DensePreprocessing
 from backbones.deploy.metadata import Preprocessing, Rescaled, weights_hash
-from backbones.deploy.programs import capture, tensors
+from backbones.deploy.programs import capture, first_line, tensors
 from backbones.deploy.quantization import DYNAMIC, quantize, quantizer_version, require_quantizer
 from backbones.deploy.runtimes import DIMENSIONS, FORMATS, OPSET
 
@@ -56,7 +56,7 @@ def export(
     """Write a model as files for other runtimes, compare them with it, and name them only if they agree.
 
     Args:
-        model: Images (B, C, H, W) to a tensor or a tuple of tensors; it is used in evaluation mode.
+        model: Images (B, C, H, W) to a tensor or a tuple of tensors; it is set to evaluation mode.
         out: Folder; made if it is missing.
         name: Of the files, without their endings.
         formats: Of ``FORMATS``: "onnx", "openvino", "pt2".
@@ -85,9 +85,13 @@ def export(
             (``HALF_TOLERANCE``, the model's ``export_tolerance``), or int8 ones by more than the ``agreement`` allows.
             Nothing is left in the folder.
     """
+    if not formats:
+        raise ExportError(f"name one format or more: {', '.join(FORMATS)}")
     for format in formats:
         if format not in FORMATS:
             raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}")
+    if half and "pt2" in formats:
+        raise ExportError("pt2 files have no half weights: export the format onnx or openvino with half")
     if inputs is None and min(img_size) < MIN_SIDE:
         raise ExportError(f"images of {img_size[0]} x {img_size[1]} pixels are below {MIN_SIDE} x {MIN_SIDE}")
     if batch is not None and batch < 1:
@@ -95,6 +99,8 @@ def export(
     if rescale and preprocessing is None:
         raise ExportError("rescaling inside the file needs the mean and the deviation of a preprocessing")
     if int8 is not None:
+        if inputs is not None:
+            raise ExportError("int8 files are of models that take images alone: export without int8")
         _check_int8(int8, half, batch, img_size, dynamic_size)
     try:
         for format in formats:
@@ -358,11 +364,3 @@ def _name_files(staging: Path, out: Path, last: list[Path]) -> list[Path]:
     for file in sorted(staging.iterdir(), key=lambda file: file in last):
         os.replace(file, out / file.name)
     return [out / path.name for path in last]
-
-
-def first_line(error: BaseException) -> str:
-    """What went wrong, from the innermost exception: exporters wrap it in pages of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -3,9 +3,11 @@
 import contextlib
 import inspect
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,9 @@ from torch._export.serde import serialize
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shapes_config
 
-__all__ = ["capture", "load_program", "quiet", "run_program"]
+__all__ = ["capture", "contiguous_attention", "first_line", "load_program", "quiet", "run_program", "tensors"]
 
+_LOADING = threading.Lock()  # what is patched meanwhile belongs to the process
 _Deserializer: Any = getattr(serialize, "GraphModuleDeserializer", None)  # private, so it may go away
 
 
@@ -112,11 +115,8 @@ def load_program(path: str | os.PathLike, extra_files: dict[str, Any] | None = N
             parsed[key] = parse(self, expression, hint)
         return parsed[key]
 
-    _Deserializer._parse_sym_expr = parse_once
-    try:
+    with _LOADING, mock.patch.object(_Deserializer, "_parse_sym_expr", parse_once):
         return torch.export.load(path, extra_files=extra_files)
-    finally:
-        _Deserializer._parse_sym_expr = parse
 
 
 def run_program(program: ExportedProgram) -> nn.Module:
@@ -126,6 +126,14 @@ def run_program(program: ExportedProgram) -> nn.Module:
     """
     guards = inspect.signature(program.module).parameters.get("check_guards")  # from torch 2.9 on
     return program.module(check_guards=False) if guards else program.module()
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, from the innermost exception: exporters wrap it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def tensors(output: Any) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """The formats: how a program is written, and how its file is run.
 
-A format is a row of ``FORMATS``. Its ``write`` takes a program of ``torch.export`` and returns the files that it wrote,
-the one that is opened last; ``annotate`` adds metadata to a written file; its runtime reads both.
+A format is a row of ``FORMATS``. Its ``write`` takes a program of ``torch.export``; ``annotate`` adds metadata to a
+written file; its runtime reads both.
 """
 
 import ast
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from backbones.deploy.programs import contiguous_attention, load_program, quiet, run_program, tensors
+from backbones.deploy.programs import contiguous_attention, first_line, load_program, quiet, run_program, tensors
 
 __all__ = ["DIMENSIONS", "FORMATS", "Runtime", "load_export"]
 
@@ -76,6 +76,14 @@ class Runtime(ABC):
                 ) from error
 
 
+def _parsed(text: str) -> Any:
+    """JSON, or the text that another program wrote."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 class ONNXRuntime(Runtime):
     """ONNX, run by ONNX Runtime on the CPU."""
 
@@ -92,7 +100,7 @@ class ONNXRuntime(Runtime):
         self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.names = [i.name for i in self.session.get_inputs()]
         stored = self.session.get_modelmeta().custom_metadata_map
-        self.metadata = {key: json.loads(value) for key, value in stored.items()}
+        self.metadata = {key: _parsed(value) for key, value in stored.items()}
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         feed = {name: x.numpy() for name, x in zip(self.names, inputs, strict=True)}
@@ -220,8 +228,6 @@ class TorchExport(Runtime):
 
     @staticmethod
     def write(program: ExportedProgram, path: Path, opset: int, dynamic: Sequence[int], half: bool) -> None:
-        if half:
-            raise ValueError("pt2 files have no half weights: export the format onnx or openvino with half")
         torch.export.save(program, path)
 
     @staticmethod
@@ -238,7 +244,8 @@ def load_export(path: str | os.PathLike, threads: int | None = None) -> Runtime:
 
     Args:
         path: An ``.onnx``, ``.xml`` or ``.pt2`` file.
-        threads: Threads of an operator; None for the runtime's choice.
+        threads: Threads of an operator; None for the runtime's choice. Not of pt2 files, which PyTorch runs:
+            ``torch.set_num_threads``.
 
     Raises:
         ValueError: If it is of another kind, cannot be read, or its runtime is missing.
@@ -255,4 +262,4 @@ def load_export(path: str | os.PathLike, threads: int | None = None) -> Runtime:
         with quiet():
             return kinds[path.suffix](path, threads)
     except Exception as error:  # runtimes raise types of their own
-        raise ValueError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"{path} cannot be loaded: {first_line(error)}") from error

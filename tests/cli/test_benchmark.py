@@ -434,6 +434,8 @@ def test_command_with_real_processes(
         ("van_b0 --runtime eager optimized --mode train", "optimized cannot train"),
         ("van_b0 --runtime openvino --dtype bfloat16", "openvino runs in float32, not in bfloat16"),
         ("van_b0 --plot nowhere/at/all.png", "does not exist"),
+        ("van_b0 --plot plot.xyz", "--plot plot.xyz: name a file that ends in .png, .pdf or .svg"),
+        ("van_b0 --csv .", "--csv . is a folder"),
         ("test_van --plot plot.png", "no accuracy on ImageNet-1k is known"),
     ],
 )

@@ -27,8 +27,8 @@ import backbones
 from backbones.cli.benchmarking.runtimes import RUNTIMES
 from backbones.cli.common import build_model, default_img_size
 from backbones.deploy import FORMATS, ExportError, export, load_export
-from backbones.deploy.export import first_line
 from backbones.deploy.metadata import weights_hash
+from backbones.deploy.programs import first_line
 
 MODES = ("inference", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -233,7 +233,9 @@ def _exported(
         for written in FORMATS.values():
             stamp.with_name(name + written.suffix).unlink(missing_ok=True)
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"made_of": made_of, "inputs": list(inputs)}, stamp)
+        partial = stamp.with_name(f".{stamp.name}.partial")
+        torch.save({"made_of": made_of, "inputs": list(inputs)}, partial)
+        os.replace(partial, stamp)
     missing = [runtime for runtime, file in files.items() if not file.exists()]
     if missing:
         try:  # the exporter runs once for all
@@ -261,14 +263,16 @@ def measure_memory(candidate: Candidate, mode: str, settings: Settings) -> dict[
     return {"peak_mib": _resident_mib("VmHWM"), "import_mib": imported}
 
 
-def _resident_mib(key: str) -> float:
-    """The process's resident set in MiB: ``VmRSS`` now, ``VmHWM`` at most so far."""
+def _resident_mib(key: str) -> float | None:
+    """The process's resident set in MiB: ``VmRSS`` now, ``VmHWM`` at most so far; None where neither is kept."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith(key + ":"))
         return int(line.split()[1]) / 1024
-    import resource  # not on Linux: only the maximum is to be had, in bytes
-
+    try:
+        import resource  # macOS: only the maximum is to be had, in bytes
+    except ImportError:  # Windows
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
