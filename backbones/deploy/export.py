@@ -81,9 +81,9 @@ def export(
 
     Raises:
         ExportError: If something that was asked for does not exist, the folder cannot be written, a package is missing,
-            the exporter fails, or a file's outputs differ from the model's by more than ``TOLERANCE`` of their spread
-            (``HALF_TOLERANCE``, the model's ``export_tolerance``), or int8 ones by more than the ``agreement`` allows.
-            Nothing is left in the folder.
+            the model does not take a size that is to be open, the exporter fails, or a file's outputs differ from the
+            model's by more than ``TOLERANCE`` of their spread (``HALF_TOLERANCE``, the model's ``export_tolerance``),
+            or int8 ones by more than the ``agreement`` allows. Nothing is left in the folder.
     """
     if not formats:
         raise ExportError(f"name one format or more: {', '.join(FORMATS)}")
@@ -139,9 +139,16 @@ def export(
         return (255 * torch.rand(x.shape, generator=generator) if rescale else x,)
 
     make = inputs or images
-    samples = [make(*sizes) for sizes in _sizes(img_size, batch, dynamic_size)]
-    with torch.no_grad():
-        expected = [tensors(whole(*sample)) for sample in samples]
+    samples, expected = [], []
+    for sizes in _sizes(img_size, batch, dynamic_size):
+        samples.append(make(*sizes))
+        try:
+            with torch.no_grad():
+                expected.append(tensors(whole(*samples[-1])))
+        except Exception as error:  # of many types
+            remedy = "; export it for a fixed size" if dynamic_size and len(samples) > 1 else ""
+            shape = " x ".join(map(str, sizes))
+            raise ExportError(f"{name} does not take {shape} pixels: {first_line(error)}{remedy}") from error
     limit = HALF_TOLERANCE if half else getattr(model, "export_tolerance", TOLERANCE)
 
     with _staged(Path(out)) as staging:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._export.serde import serialize
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shapes_config
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
 __all__ = ["capture", "contiguous_attention", "first_line", "load_program", "quiet", "run_program", "tensors"]
 
@@ -61,7 +62,7 @@ def _open_sizes(program: ExportedProgram, dynamic: tuple[int, ...], min_side: in
     name = program.graph_signature.user_inputs[0]
     node = next(n for n in program.graph.nodes if n.name == name)
     shape = node.meta["val"].shape
-    if fixed := [d for d in dynamic if isinstance(shape[d], int)]:
+    if fixed := [d for d in dynamic if is_concrete_int(shape[d])]:
         names = {0: "batch", 2: "height", 3: "width"}
         raise ValueError(
             f"the model fixes the {' and the '.join(names[d] for d in fixed)} of its input: export it for fixed sizes"

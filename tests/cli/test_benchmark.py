@@ -28,6 +28,7 @@ from backbones.cli.benchmarking.running import Benchmark, median_ratio
 from backbones.cli.benchmarking.runtimes import RUNTIMES, check_runtime
 from backbones.cli.common import build_model
 from backbones.cli.complexity import count_model
+from backbones.deploy import FORMATS
 from backbones.kernels import Machine, has_fast_kernels, use_machine
 
 UNEXPORTABLE = """
@@ -87,10 +88,29 @@ def test_both_products_are_the_same() -> None:
 @pytest.mark.parametrize("mode", ["inference", "train"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_runs(mode: str, layout: str, dtype: str) -> None:
+def test_a_step_runs_as_its_settings_say(mode: str, layout: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple] = []
+    build = measuring.build_model
+
+    def watched(*args):
+        model = build(*args)
+        model.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0].stride(1), is_autocast_enabled())))
+        return model
+
+    def is_autocast_enabled() -> bool:
+        return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+    optimizers = []
+    for kind in (torch.optim.SGD, torch.optim.AdamW):
+        step = kind.step
+        monkeypatch.setattr(kind, "step", lambda self, step=step: optimizers.append(type(self)) or step(self))
+    monkeypatch.setattr(measuring, "build_model", watched)
     optimizer = "sgd" if layout == "contiguous" else "adamw"
     settings = Settings(batch_size=2, dtype=dtype, layout=layout, optimizer=optimizer)
     make_step(Candidate("test_convnext", (64, 64)), mode, settings)()
+    assert seen == [(1 if layout == "channels_last" else 64 * 64, dtype == "bfloat16")]
+    used = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
+    assert optimizers == ([used] if mode == "train" else [])
 
 
 def test_a_training_step_updates_every_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,13 +128,19 @@ def uncompiled(graph: torch.fx.GraphModule, inputs: list, options: dict | None =
     return graph.forward
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_runtimes_compute_the_model(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=uncompiled))
-    exporting = [runtime] if RUNTIMES[runtime].format else []
-    found = measuring.prepare("test_van", (64, 64), [2], exporting, str(tmp_path))
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of runtimes that load one, for two images."""
+    exporting = [name for name in RUNTIMES if RUNTIMES[name].format]
+    found = measuring.prepare("test_van", (64, 64), [2], exporting, str(tmp_path_factory.mktemp("files")))
     assert not found["errors"]
-    candidate = Candidate("test_van", (64, 64), runtime, found["files"].get(f"{runtime} 2"))
+    return {name: found["files"][f"{name} 2"] for name in exporting}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_runtimes_compute_the_model(runtime: str, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=uncompiled))
+    candidate = Candidate("test_van", (64, 64), runtime, files.get(runtime))
     forward, inputs, _ = make_forward(candidate, "inference", Settings(batch_size=2, threads=1))
     torch.manual_seed(0)
     model = build_model("test_van", (64, 64)).eval()
@@ -154,8 +180,13 @@ def test_optimized_computes_in_bfloat16() -> None:
 
 def test_exported_files_are_kept_until_the_model_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    export = measuring.export
-    monkeypatch.setattr(measuring, "export", lambda *args, **more: made.append(args[3]) or export(*args, **more))
+
+    def export(net, folder, name, formats, **more):
+        made.append(formats)
+        for format in formats:
+            Path(folder, name + FORMATS[format].suffix).touch()
+
+    monkeypatch.setattr(measuring, "export", export)
     for version in ("1", "1", "2"):
         monkeypatch.setattr(backbones, "__version__", version)
         found = measuring.prepare("test_van", (32, 32), [1], ["onnxruntime", "openvino"], str(tmp_path))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from backbones.cli import check_export
 from backbones.cli import export as export_command
 from backbones.deploy import FORMATS, ExportError, Preprocessing, export, load_export
-from backbones.deploy.quantization import calibration_images
+from backbones.deploy.quantization import calibration_images, quantize
 from backbones.images import read_image
 from tests.deploy.cases import int8_layers
 from tests.deploy.test_export import Mean
@@ -77,17 +77,32 @@ class TwoLayers(nn.Module):
         return self.fc2(self.act(self.fc1(self.mean(x))))
 
 
+@pytest.fixture(scope="module")
+def float_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of two layers, by format."""
+    out = tmp_path_factory.mktemp("float")
+    paths = export(TwoLayers().eval(), out, "two", list(FORMATS), img_size=(64, 96))
+    return dict(zip(FORMATS, paths, strict=True))
+
+
 @pytest.mark.parametrize("int8", ["static", "dynamic"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_family_keeps_layers_in_float(format: str, int8: str, crops: Tensor, tmp_path: Path) -> None:
-    model, found = TwoLayers().eval(), {}
+def test_a_family_keeps_layers_in_float(
+    format: str, int8: str, float_files: dict[str, Path], crops: Tensor, tmp_path: Path
+) -> None:
+    source, found = float_files[format], []
     for patterns in ((), ("fc[1]",), ("fc*",)):
-        model.int8_float_layers = patterns  # type: ignore[assignment]
-        images = crops if int8 == "static" else int8
-        (path,) = export(model, tmp_path, "two", [format], img_size=(64, 96), int8=images)
-        assert load_export(path).metadata["int8"]["float_layers"] == list(patterns)
-        found[patterns] = int8_layers(path)
-    assert list(found.values()) == [2, 1, 0]
+        target = tmp_path / source.name
+        quantize(format, source, target, [crops] if int8 == "static" else None, patterns, (0, 2, 3))
+        found.append(int8_layers(target))
+    assert found == [2, 1, 0]
+
+
+def test_files_name_the_layers_in_float(tmp_path: Path) -> None:
+    model = TwoLayers().eval()
+    model.int8_float_layers = ("fc[1]",)  # type: ignore[assignment]
+    (path,) = export(model, tmp_path, "two", ["onnx"], int8="dynamic")
+    assert load_export(path).metadata["int8"]["float_layers"] == ["fc[1]"] and int8_layers(path) == 1
 
 
 @pytest.mark.parametrize("format", FORMATS)
