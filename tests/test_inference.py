@@ -10,6 +10,8 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torchvision.models import alexnet
+from torchvision.ops import nms
 
 import backbones
 from backbones.inference import PROGRAMS
@@ -385,6 +387,121 @@ def test_memory_is_kept_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [True]
 
 
+class _Called(nn.Module):
+    """A layer, and a function of it and of what it is given."""
+
+    def __init__(self, function, *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, *args, **kwargs) -> object:
+        return self.function(self, *args, **kwargs)
+
+
+def _add_in_place(model: nn.Module, x: Tensor) -> Tensor:
+    y = model.layers[0](x)
+    y += 1
+    return model.layers[1](y) + model.layers[0](x).sigmoid_()
+
+
+IN_PLACE = {
+    "relu": lambda: nn.Sequential(nn.Linear(32, 32), nn.ReLU(inplace=True), nn.Linear(32, 32)),
+    "silu": lambda: nn.Sequential(nn.Linear(32, 32), nn.SiLU(inplace=True), nn.Linear(32, 32)),
+    "norm": lambda: nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32), nn.ReLU(inplace=True), nn.Linear(32, 32)),
+    "add": lambda: _Called(_add_in_place, nn.Linear(32, 32), nn.Linear(32, 32)),
+}
+
+
+@pytest.mark.parametrize("kind", IN_PLACE)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.int8])
+def test_what_is_written_in_place_is_read(kind: str, dtype: torch.dtype | None) -> None:
+    torch.manual_seed(0)
+    model, x = IN_PLACE[kind]().eval(), torch.randn(4, 7, 32)
+    calibration = x if dtype == torch.int8 else None
+    with use_machine(Machine(vendor="GenuineIntel", avx512=True, bfloat16=True)), torch.inference_mode():
+        fast = backbones.optimize(model, dtype=dtype, calibration=calibration)
+        fast(x)
+        x = x.flip(0)
+        _assert_same(fast(x), model(x), 0.1 if dtype else 1e-4)
+    assert fast._run not in fast._programs.values()
+
+
+def test_a_classifier_of_torchvision() -> None:
+    torch.manual_seed(0)
+    model, x = alexnet(num_classes=10).eval(), torch.randn(1, 3, 64, 64)
+    fast = backbones.optimize(model)
+    with torch.inference_mode():
+        fast(x)
+        _assert_same(fast(x), model(x))
+
+
+def test_a_tensor_that_is_given_twice() -> None:
+    model = _Called(lambda self, x, y: self.layers[0](x) - y, nn.Linear(16, 16)).eval()
+    x, y = torch.randn(2, 2, 5, 16).unbind()
+    fast = backbones.optimize(model)
+    fast(x, x)
+    with torch.inference_mode():
+        _assert_same(fast(x, y), model(x, y))
+
+
+def test_other_arguments_are_those_of_the_model() -> None:
+    model = _Called(lambda self, x, scale=1, y=0: scale * self.layers[0](x) + y, nn.Linear(16, 16)).eval()
+    x = torch.randn(2, 16)
+    with use_machine(Machine(vendor="GenuineIntel", avx512=True, bfloat16=True)), torch.inference_mode():
+        for dtype in (None, torch.bfloat16):
+            fast = backbones.optimize(model, dtype=dtype)
+            for args, options in (((x, 3), {}), ((x,), {"y": x}), ((), {"x": x})):
+                found = fast(*args, **options)
+                assert found.dtype == torch.float32
+                _assert_same(found, model(*args, **options), 0.05)
+
+
+def test_its_features_train_other_layers() -> None:
+    head = nn.Linear(16, 4)
+    fast = backbones.optimize(nn.Linear(16, 16).eval())
+    for _ in range(2):
+        head(fast(torch.randn(3, 16))).sum().backward()
+    assert head.weight.grad.any()
+
+
+def test_tensors_of_other_kinds_stay_what_they_are() -> None:
+    """Complex weights, kernels of three dimensions, layers without outputs, an odd name."""
+    torch.manual_seed(0)
+    filtered = _Called(lambda self, x: torch.view_as_real(x * self.weight).sum(-1))
+    filtered.weight = nn.Parameter(torch.randn(16, dtype=torch.cfloat))
+    named = nn.Sequential()
+    named.base_layer = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+    for model, x in (
+        (filtered, torch.randn(2, 16)),
+        (nn.Conv3d(3, 4, 3), torch.randn(1, 3, 5, 6, 7)),
+        (nn.Linear(16, 0), torch.randn(2, 16)),
+        (named, torch.randn(2, 16)),
+    ):
+        fast = backbones.optimize(model.eval(), dtype=torch.float32)
+        with torch.inference_mode():
+            fast(x)
+            torch.testing.assert_close(fast(x), model(x), atol=1e-5, rtol=1e-5)
+
+
+def test_another_type_afterwards() -> None:
+    model, x = _model("test_van"), torch.randn(1, 3, 64, 64)
+    with use_machine(Machine(vendor="GenuineIntel", avx512=True, bfloat16=True)), torch.inference_mode():
+        fast = backbones.optimize(model, dtype=torch.bfloat16).float()
+        _assert_same(fast(x), model(x), 0.1)
+
+
+def test_a_program_that_is_not_the_model_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Linear(16, 16).eval(), torch.randn(2, 16)
+    fast = backbones.optimize(model)
+    make = packing._Packer.rows_layer
+    wrong = lambda self, node, x, w, b, key: make(self, node, x, w, None, key)  # noqa: E731
+    monkeypatch.setattr(packing._Packer, "rows_layer", wrong)
+    with torch.inference_mode(), pytest.warns(UserWarning, match="the recorded program is not the model"):
+        _assert_same(fast(x), model(x))
+    with torch.inference_mode():
+        _assert_same(fast(x), model(x))
+
+
 @pytest.mark.parametrize("machine", [Machine(onednn=False), Machine(vendor="GenuineIntel", avx512=True)])
 def test_other_machines(machine: Machine) -> None:
     model, x = _model("test_davit"), torch.randn(2, 3, 64, 64)
@@ -449,6 +566,15 @@ def test_refused_for_what_it_is() -> None:
         backbones.optimize(_model("test_van"), dtype=torch.int8)
     with pytest.raises(ValueError, match=r"leave it out for float"):
         backbones.optimize(_model("test_van"), calibration=torch.randn(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"a model is optimized, not a str: backbones.create_model"):
+        backbones.optimize("test_van")
+    for images, message in (
+        (torch.full((1, 3, 32, 32), torch.nan), "empty or not finite"),
+        (torch.empty(0, 3, 32, 32), "empty or not finite"),
+        ([[torch.randn(1, 3, 32, 32), 3]], "not list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            backbones.optimize(_model("test_van"), dtype=torch.int8, calibration=images)
     with use_machine(Machine(onednn=False)), pytest.raises(ValueError, match="no kernels for int8"):
         backbones.optimize(_model("test_van"), dtype=torch.int8, calibration=torch.randn(1, 3, 32, 32))
     with (
@@ -471,18 +597,48 @@ class _Restless(nn.Module):
             return x[x > 0]
         if self.kind == "places":
             return x[x.nonzero()[:, 0]]
+        if self.kind == "where":
+            return torch.where(x > 0)[0]
+        if self.kind == "repeats":
+            return torch.arange(3).repeat_interleave(x.long().flatten()[:3].abs())
+        if self.kind == "nms":
+            return nms(x.repeat(1, 2)[:, :4], x[:, 0], 0.5)
+        if self.kind == "list":
+            return x * x.tolist()[0][0]
+        if self.kind == "numpy":
+            return x + torch.from_numpy(2 * x.numpy())
+        if self.kind == "data":
+            y = 2 * x
+            y.data = 2 * y.data
+            return y
+        if self.kind == "buffer":
+            self.count = self.count + 1
+            return x + self.count
         if self.kind == "random":
             return x + torch.rand_like(x)
         if self.kind == "constant":
             chosen = self.count.new_ones(3) > 0
-            return x[:, chosen] + self.count.item()
+            return x[:, chosen] + self.count.item() + self.count.tolist()[0]
         self.count.add_(1)
         return x + self.count
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("values", "values"), ("shape", "values"), ("places", "values"), ("random", "random"), ("writes", "writes")],
+    [
+        ("values", "values"),
+        ("shape", "values"),
+        ("places", "values"),
+        ("where", "values"),
+        ("repeats", "values"),
+        ("nms", "values"),
+        ("list", "tolist looks at the values"),
+        ("numpy", "numpy looks at the values"),
+        ("data", "__set__ looks at the values"),
+        ("buffer", "replaces its own tensors"),
+        ("random", "random"),
+        ("writes", "writes"),
+    ],
 )
 def test_what_cannot_be_recorded(kind: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -43,7 +43,7 @@ from backbones.cli.benchmarking.runtimes import RUNTIMES, check_runtime
 from backbones.cli.common import check_model, parse_img_size
 
 
-def processor_name() -> str:
+def cpu_name() -> str:
     """The CPU's name as the system knows it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -58,7 +58,7 @@ def describe(settings: Sequence[Settings], baseline: str | None) -> dict[str, st
     one = settings[0]
     cuda = torch.device(one.device).type == "cuda"
     return {
-        "processor": processor_name(),
+        "processor": cpu_name(),
         "device": torch.cuda.get_device_name(one.device) if cuda else one.device,
         "versions": f"backbones {backbones.__version__}, torch {torch.__version__}, timm {timm.__version__}",
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),

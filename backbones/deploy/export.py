@@ -1,10 +1,11 @@
 """Writing a file: under a temporary name, loaded again, compared with the model, and only then under its own."""
 
+import contextlib
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from backbones.deploy.agreement import INT8_TOLERANCE, Agreement, ScoreAgreement
 from backbones.deploy.dense import DensePreprocessing
 from backbones.deploy.metadata import Preprocessing, Rescaled, weights_hash
-from backbones.deploy.programs import capture, first_line, tensors
+from backbones.deploy.programs import DIMENSIONS, capture, first_line, tensors
 from backbones.deploy.quantization import DYNAMIC, quantize, quantizer_version, require_quantizer
-from backbones.deploy.runtimes import DIMENSIONS, FORMATS, OPSET
+from backbones.deploy.runtimes import FORMATS, OPSET
 
 __all__ = ["ExportError", "export"]
 
@@ -343,27 +344,21 @@ def _check_opset(opset: int) -> None:
         raise ExportError(f"ONNX opset {opset} cannot be written: choose one from {OPSET} to {onnx_opset_version()}")
 
 
-class _staged:
+@contextlib.contextmanager
+def _staged(out: Path) -> Iterator[Path]:
     """A folder inside the one that files go to, which is gone afterwards whatever happens."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-
-    def __enter__(self) -> Path:
-        try:
-            self.made = not self.out.exists()
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix=".export-", dir=self.out))
-        except OSError as error:
-            raise ExportError(
-                f"cannot write to {str(self.out)!r} ({error.strerror}): name another folder with --out"
-            ) from error
-        return self.folder
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.made and not any(self.out.iterdir()):
-            self.out.rmdir()
+    made = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=out))
+    except OSError as error:
+        raise ExportError(f"cannot write to {str(out)!r} ({error.strerror}): name another folder with --out") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if made and not any(out.iterdir()):
+            out.rmdir()
 
 
 def _name_files(staging: Path, out: Path, last: list[Path]) -> list[Path]:

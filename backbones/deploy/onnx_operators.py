@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["TRANSLATIONS"]
+__all__ = ["translation_table"]
 
 
-def TRANSLATIONS() -> dict[Any, Callable[..., Any]]:
+def translation_table() -> dict[Any, Callable[..., Any]]:
     """Functions by operator, as ``torch.onnx.export(custom_translation_table=...)`` takes them."""
     from onnxscript import opset18
 

@@ -16,8 +16,18 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shapes_config
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 
-__all__ = ["capture", "contiguous_attention", "first_line", "load_program", "quiet", "run_program", "tensors"]
+__all__ = [
+    "DIMENSIONS",
+    "capture",
+    "contiguous_attention",
+    "first_line",
+    "load_program",
+    "quiet",
+    "run_program",
+    "tensors",
+]
 
+DIMENSIONS = {0: "batch", 2: "height", 3: "width"}  # of an image, that may stay open
 _LOADING = threading.Lock()  # what is patched meanwhile belongs to the process
 _Deserializer: Any = getattr(serialize, "GraphModuleDeserializer", None)  # private, so it may go away
 
@@ -63,10 +73,8 @@ def _open_sizes(program: ExportedProgram, dynamic: tuple[int, ...], min_side: in
     node = next(n for n in program.graph.nodes if n.name == name)
     shape = node.meta["val"].shape
     if fixed := [d for d in dynamic if is_concrete_int(shape[d])]:
-        names = {0: "batch", 2: "height", 3: "width"}
-        raise ValueError(
-            f"the model fixes the {' and the '.join(names[d] for d in fixed)} of its input: export it for fixed sizes"
-        )
+        names = " and the ".join(DIMENSIONS[d] for d in fixed)
+        raise ValueError(f"the model fixes the {names} of its input: export it for fixed sizes")
     least = {str(shape[d]): 1 if d == 0 else min_side for d in dynamic}
     for symbol, bounds in program.range_constraints.items():
         program.range_constraints[symbol] = type(bounds)(least.get(str(symbol), 0), bounds.upper)

@@ -19,11 +19,18 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from backbones.deploy.programs import contiguous_attention, first_line, load_program, quiet, run_program, tensors
+from backbones.deploy.programs import (
+    DIMENSIONS,
+    contiguous_attention,
+    first_line,
+    load_program,
+    quiet,
+    run_program,
+    tensors,
+)
 
-__all__ = ["DIMENSIONS", "FORMATS", "Runtime", "load_export"]
+__all__ = ["FORMATS", "Runtime", "load_export"]
 
-DIMENSIONS = {0: "batch", 2: "height", 3: "width"}  # that may stay open
 OPSET = 18  # of ONNX, where none is asked for: the first that PyTorch's exporter writes, so that older runtimes read it
 
 
@@ -110,7 +117,7 @@ class ONNXRuntime(Runtime):
     def write(program: ExportedProgram, path: Path, opset: int, dynamic: Sequence[int], half: bool) -> None:
         import onnx
 
-        from backbones.deploy.onnx_operators import TRANSLATIONS
+        from backbones.deploy.onnx_operators import translation_table
 
         with quiet(), contiguous_attention(program):
             onnx_program = torch.onnx.export(
@@ -120,7 +127,7 @@ class ONNXRuntime(Runtime):
                 verbose=False,
                 optimize=True,
                 opset_version=opset,
-                custom_translation_table=TRANSLATIONS(),
+                custom_translation_table=translation_table(),
             )
             onnx_program.save(str(path))
         model = onnx.load(path, load_external_data=False)

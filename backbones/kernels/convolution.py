@@ -25,8 +25,8 @@ ACTS: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
 Pair = tuple[int, int]
 
 # What torch.compile emits for a convolution with an activation on it. A private operator, so it may go away.
-_convolution_pointwise = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-_times = getattr(_convolution_pointwise, "binary", None)
+convolution_pointwise = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+_times = getattr(convolution_pointwise, "binary", None)
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -36,7 +36,7 @@ def _has_kernel(x: Tensor) -> bool:
 
 def _fuses(x: Tensor) -> bool:
     """Whether operators with an activation on their result serve ``x``: they have no gradient."""
-    known = _convolution_pointwise is not None and current_machine().onednn
+    known = convolution_pointwise is not None and current_machine().onednn
     return known and not torch.is_grad_enabled() and computes_in(x, torch.float32, torch.bfloat16)
 
 
@@ -70,8 +70,9 @@ def linear(
     width = x.shape[-1]
     rows = x.numel() // width
     if times is not None:
+        assert act == "none", "a product has no activation"
         if _times is None or rows < 64 or not _fuses(x):
-            return linear(x, weight, bias, act) * times
+            return linear(x, weight, bias) * times
         dtype = compute_dtype(x)  # not seen by autocast
         x, times, weight = (t.to(dtype) for t in (x, times, weight))
         bias = bias if bias is None else bias.to(dtype)
@@ -125,8 +126,8 @@ def conv2d(
     if not _has_kernel(x):
         return ACTS[act][0](_convolve(x, weight, bias, stride, padding, groups))
     _, name, algorithm = ACTS[act]
-    assert _convolution_pointwise is not None
-    return _convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, name, [], algorithm)
+    assert convolution_pointwise is not None
+    return convolution_pointwise(x, weight, bias, padding, stride, (1, 1), groups, name, [], algorithm)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, groups: int) -> Tensor:

@@ -77,7 +77,7 @@ _enabled = os.environ.get("BACKBONES_FAST_KERNELS", "1") != "0"
 
 
 class _Recorders(threading.local):
-    """Dispatch modes of a thread that are to see the fast paths."""
+    """Pairs of a dispatch and a function mode, of a thread, that are to see the fast paths."""
 
     count = 0
 
@@ -128,7 +128,7 @@ def has_fast_kernels() -> bool:
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Let one dispatch mode, entered inside, see the operators of the fast paths instead of the plain ones."""
+    """Let a dispatch and a function mode, entered inside, see the fast paths instead of the plain operators."""
     _recorders.count += 1
     try:
         yield
@@ -146,7 +146,7 @@ def is_observed() -> bool:
         return True
     return bool(
         torch._C._len_torch_dispatch_stack() > _recorders.count
-        or _len_function_modes()
+        or _len_function_modes() > _recorders.count
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
     )

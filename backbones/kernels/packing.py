@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from backbones.kernels.convolution import _convolution_pointwise
+from backbones.kernels.convolution import convolution_pointwise
 from backbones.kernels.int8 import Quantizer, Ranges
 from backbones.kernels.machine import HERE, current_machine
 from backbones.kernels.recording import Layout, Program, as_strided
@@ -72,7 +72,7 @@ def pack(program: Program, ranges: Ranges | None = None) -> None:
         program: As recorded.
         ranges: Of the inputs of layers that are to compute in eight bits.
     """
-    if _convolution_pointwise is None or _reorder_weight is None or not current_machine().onednn:
+    if convolution_pointwise is None or _reorder_weight is None or not current_machine().onednn:
         return
     with torch.inference_mode():
         _Packer(program, ranges).run()
@@ -153,8 +153,8 @@ class _Packer:
         self.erase(node)
 
     def erase(self, node: fx.Node) -> None:
-        """Remove a node that nobody uses, and what only it used."""
-        if node.users or node.op != "call_function" or node._erased:
+        """Remove a node that nobody uses, and what only it used; but none that writes to memory, which others read."""
+        if node.users or node.op != "call_function" or node._erased or _writes(node):
             return
         inputs = node.all_input_nodes
         self.program.graph.erase_node(node)
@@ -177,7 +177,7 @@ class _Packer:
         layout, image = x.meta["layout"], node.meta["layout"]
         if w is None or (bias is not None and b is None) or w.ndim != 4 or isinstance(padding, str):
             return
-        if not _is_channels_last(image) or not self.packs(layout.dtype, w.dtype):
+        if not _is_channels_last(image) or not self.packs(layout.dtype, w.dtype) or 0 in layout.shape + image.shape:
             return
         if not _is_channels_last(layout):  # images as a model of another package is given them
             like = layout._replace(stride=torch.empty(layout.shape, device="meta").to(memory_format=NHWC).stride())
@@ -199,7 +199,7 @@ class _Packer:
 
     def rows_layer(self, node: fx.Node, x: fx.Node, w: Tensor | None, b: Tensor | None, key: tuple[str, ...]) -> None:
         layout, out = x.meta["layout"], node.meta["layout"]
-        if w is None or w.ndim != 2 or not self.packs(layout.dtype, w.dtype) or 0 in layout.shape:
+        if w is None or w.ndim != 2 or not self.packs(layout.dtype, w.dtype) or 0 in layout.shape + w.shape:
             return
         rows, width = math.prod(layout.shape[:-1]), layout.shape[-1]
         if not _is_contiguous(layout):
@@ -379,6 +379,11 @@ class _Packer:
         bias = offset if layer.bias is None else layer.bias + offset
         key = layer.key and (*layer.key, "before its norm")  # another input, so another range
         return view, replace(layer, weight=layer.weight * scale.view(1, -1, 1, 1), bias=bias, key=key)
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _unpacked(x: Tensor, other: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -100,6 +101,11 @@ _OUTPUTS = (Tensor, torch.Size, int, float, str, type(None))  # what a model ret
 _READS = (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default)
 
 
+_SHAPES = ("where", "repeat_interleave.Tensor", "repeat_interleave.self_Tensor", "argwhere", "nonzero_numpy", "nms")
+# What looks at memory itself, which no recorder of operators sees.
+_DIRECT: Any = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data.__set__)  # type: ignore[attr-defined]
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self, program: Program, inputs: Sequence[Tensor], names: Mapping[int, str]) -> None:
         super().__init__()
@@ -119,13 +125,17 @@ class _Recorder(TorchDispatchMode):
             self.known[node] = tensor
         return self.nodes[tensor]
 
+    def depends_on_inputs(self, tensor: Tensor) -> bool:
+        return tensor in self.nodes and self.nodes[tensor] not in self.known
+
     def _depends_on_values(self, func: Any, args: tuple) -> bool:
         """Whether what an operator returns to Python, or the shape of what it computes, is a matter of values."""
         if func is aten.index.Tensor:  # a mask chooses as many as it is true for, numbers as many as they are
             masks = [t for t in args[1] if t is not None and t.dtype in (torch.bool, torch.uint8)]
             return any(self.node(mask) not in self.known for mask in masks)
+        name = func._schema.name.rpartition("::")[2] + f".{func._schema.overload_name}".rstrip(".")
         tags = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
-        return func in _READS or any(tag in func.tags for tag in tags)
+        return func in _READS or name in _SHAPES or any(tag in func.tags for tag in tags)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -166,6 +176,19 @@ class _Recorder(TorchDispatchMode):
                 if isinstance(tensor, Tensor):
                     note(tensor, graph.call_function(_getitem, (node, i)))
         return out
+
+
+class _Watcher(TorchFunctionMode):
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _DIRECT and self.recorder.depends_on_inputs(args[0]):
+            raise ValueError(
+                f"{func.__name__} looks at the values of a tensor that depends on the input: it cannot be recorded"
+            )
+        return func(*args, **(kwargs or {}))
 
 
 def _getitem(tensors: Sequence[Tensor], i: int) -> Tensor:
@@ -209,7 +232,8 @@ def record(
             the model, or if ``fn`` returns something else.
     """
     program = Program()
-    with torch.inference_mode(), recording(), _Recorder(program, inputs, names) as recorder:
+    inputs = [x.view_as(x) for x in inputs]  # objects of their own, where one tensor is given twice
+    with torch.inference_mode(), recording(), _Recorder(program, inputs, names) as recorder, _Watcher(recorder):
         result = fn(*inputs)
     outputs, spec = tree_flatten(result)
     for value in outputs:
