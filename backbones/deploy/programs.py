@@ -15,6 +15,7 @@ from torch._export.serde import serialize
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shapes_config
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
+from torch.utils._sympy.numbers import int_oo
 
 __all__ = [
     "DIMENSIONS",
@@ -77,7 +78,8 @@ def _open_sizes(program: ExportedProgram, dynamic: tuple[int, ...], min_side: in
         raise ValueError(f"the model fixes the {names} of its input: export it for fixed sizes")
     least = {str(shape[d]): 1 if d == 0 else min_side for d in dynamic}
     for symbol, bounds in program.range_constraints.items():
-        program.range_constraints[symbol] = type(bounds)(least.get(str(symbol), 0), bounds.upper)
+        upper = int_oo if str(symbol) in least else bounds.upper
+        program.range_constraints[symbol] = type(bounds)(least.get(str(symbol), 0), upper)
 
 
 @contextlib.contextmanager

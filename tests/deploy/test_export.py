@@ -291,14 +291,17 @@ def test_ties_are_sorted_as_in_the_model(tmp_path: Path) -> None:
 
 
 def test_as_many_queries_as_channels_of_a_head(tmp_path: Path) -> None:
-    """Shapes that do not say how attention lays out its output: HaloNet-H1's of 64 queries and 64 channels."""
+    """Shapes that do not say how attention lays out its output: HaloNet-H1's of 64 queries and 64 channels.
+
+    And a last map of one block, as at the size that is its own, which is no limit.
+    """
     model = lively("test_halonet", v_ratio=1.0, depths=(1, 1, 1, 2)).eval()
     last = model.stages[3].blocks[1].attn
     assert last.block_size**2 == last.head_dim == last.head_dim_v
-    (path,) = export(model, tmp_path, "halonet", ["onnx"], img_size=(64, 96))
-    x = images(33, 70)
-    with torch.no_grad():
-        assert difference([model(x)], load_export(path)(x)) < model.export_tolerance
+    for path in export(model, tmp_path, "halonet", ["onnx", "pt2"], img_size=(128, 128)):
+        for x in (images(33, 70), images(260, 140)):
+            with torch.no_grad():
+                assert difference([model(x)], load_export(path)(x)) < model.export_tolerance
 
 
 def test_a_program_is_loaded_as_by_pytorch(tmp_path: Path) -> None:
