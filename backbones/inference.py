@@ -1,6 +1,8 @@
 """A copy of a model for inference on a CPU: recorded once a size, its weights folded and packed."""
 
+import contextlib
 import copy
+import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,8 +30,8 @@ class Optimized(nn.Module):
     The first call at a size, layout or type of its inputs, or under another autocast, records the model's operators and
     rewrites them, which takes about two calls of the model; later calls run what was made. The four programs that were
     used last are kept, each with packed weights of its own: about as much memory as the parameters again. Where a
-    compiler or tracer looks at it, it is the model. Weights are loaded through it (``fast.load_state_dict``, or that of
-    a module that holds it), which makes programs anew.
+    compiler or tracer looks at it, and for arguments by name or that are no tensors, it is the model. Weights are
+    loaded through it (``fast.load_state_dict``, or that of a module that holds it), which makes programs anew.
 
     Args:
         model: A model in evaluation mode, which becomes this one's own.
@@ -93,9 +95,10 @@ class Optimized(nn.Module):
         key = self._key(inputs)
         # tensors of inference mode, if the caller is in it: gradients of what is computed from others are the caller's
         with torch.no_grad():
-            program = self._programs.pop(key, None)
+            program = self._programs.get(key)
             if program is not None:
-                self._programs[key] = program  # as the last that was used
+                with contextlib.suppress(KeyError):  # another thread may have let it go
+                    self._programs.move_to_end(key)
                 return program(*inputs)
             self._programs[key], result = self._make(inputs)
             if len(self._programs) > PROGRAMS:
@@ -135,15 +138,6 @@ class Optimized(nn.Module):
             if not any(is_within(name.rpartition(".")[0], kept) for name in key)
         }
 
-    def _is_near(self, found: Tensor, expected: Tensor) -> bool:
-        """Whether a program computes what was recorded, but for rounding (and, in eight bits, whatever it computes)."""
-        if found.shape != expected.shape or found.stride() != expected.stride() or found.dtype != expected.dtype:
-            return False  # kernels of another version
-        if self._ranges or not found.is_floating_point() or not expected.isfinite().all():
-            return True
-        limit = 1e-2 if self.dtype in (None, torch.float32) and found.dtype.itemsize >= 4 else 0.2
-        return bool((found.double() - expected.double()).norm() <= limit * expected.double().norm() + 1e-6)
-
     @staticmethod
     def _key(inputs: tuple[Tensor, ...]) -> Any:
         """What calls of one program have in common."""
@@ -163,12 +157,15 @@ class Optimized(nn.Module):
             program, result, unflatten = record(self._run, inputs, names)
             if self._names() != names:
                 raise ValueError("the model replaces its own tensors, which a recorded program would not repeat")
+        types = {node.meta["layout"].dtype for node in program.graph.nodes if "layout" in node.meta}
+        # a fault is as large as the result, and rounding is not; how large that of eight bits is depends on the model
+        limit = math.inf if self._ranges else 0.2 if types & {torch.bfloat16, torch.float16} else 1e-2
         pack(program, self._ranges)
         run = program.module().forward
         outputs = run(*inputs)
         tensors = [y for y in tree_leaves(result) if isinstance(y, Tensor)]
         for found, expected in zip(outputs, tensors, strict=True):
-            if not self._is_near(found, expected):
+            if not _is_near(found, expected, limit):
                 warnings.warn(
                     "the recorded program is not the model, which runs as it is: please report it", stacklevel=3
                 )
@@ -230,6 +227,15 @@ def optimize(
     return Optimized(copy.deepcopy(model), dtype=None if batches else dtype, calibration=batches)
 
 
+def _is_near(found: Tensor, expected: Tensor, limit: float) -> bool:
+    """Whether tensors lie alike in memory and differ by no more than a share of their norm."""
+    if found.shape != expected.shape or found.stride() != expected.stride() or found.dtype != expected.dtype:
+        return False  # kernels of another version
+    if limit == math.inf or not found.is_floating_point() or not expected.isfinite().all():
+        return True
+    return bool((found.double() - expected.double()).norm() <= limit * expected.double().norm() + 1e-6)
+
+
 def _batches(calibration: Tensor | Sequence[Tensor | tuple[Tensor, ...]] | None) -> list[tuple[Tensor, ...]]:
     """Arguments of the model, batch by batch."""
     batches = [] if calibration is None else [calibration] if isinstance(calibration, Tensor) else list(calibration)
@@ -261,7 +267,7 @@ def _check(model: nn.Module) -> None:
             raise ValueError(
                 f"{where} has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations first"
             )
-        adapted = getattr(module, "base_layer", None)  # a layer, whereas that of a network is many
+        adapted = getattr(module, "base_layer", None)  # of an adapter it is one layer; timm's DLA calls a stage so
         if hasattr(adapted, "weight") or type(module).__module__.partition(".")[0] == "peft":
             raise ValueError(f"{where} is an adapter: merge it into the model first (peft: model.merge_and_unload())")
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):

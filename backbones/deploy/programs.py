@@ -7,7 +7,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -115,8 +114,7 @@ def load_program(path: str | os.PathLike, extra_files: dict[str, Any] | None = N
     A size is an expression of the input's, which PyTorch parses anew for each tensor and each part of the expression;
     here each is parsed once.
     """
-    parse = getattr(_Deserializer, "_parse_sym_expr", None)
-    if parse is None:
+    if not hasattr(_Deserializer, "_parse_sym_expr"):
         return torch.export.load(path, extra_files=extra_files)
     parsed: dict[Any, Any] = {}
 
@@ -126,8 +124,13 @@ def load_program(path: str | os.PathLike, extra_files: dict[str, Any] | None = N
             parsed[key] = parse(self, expression, hint)
         return parsed[key]
 
-    with _LOADING, mock.patch.object(_Deserializer, "_parse_sym_expr", parse_once):
-        return torch.export.load(path, extra_files=extra_files)
+    with _LOADING:
+        parse = _Deserializer._parse_sym_expr
+        _Deserializer._parse_sym_expr = parse_once
+        try:
+            return torch.export.load(path, extra_files=extra_files)
+        finally:
+            _Deserializer._parse_sym_expr = parse
 
 
 def run_program(program: ExportedProgram) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from backbones.kernels.convolution import convolution_pointwise
 from backbones.kernels.int8 import Quantizer, Ranges
 from backbones.kernels.machine import HERE, current_machine
-from backbones.kernels.recording import Layout, Program, as_strided
+from backbones.kernels.recording import Layout, Program, as_strided, writes
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 NHWC = torch.channels_last
@@ -154,7 +154,7 @@ class _Packer:
 
     def erase(self, node: fx.Node) -> None:
         """Remove a node that nobody uses, and what only it used; but none that writes to memory, which others read."""
-        if node.users or node.op != "call_function" or node._erased or _writes(node):
+        if node.users or node.op != "call_function" or node._erased or writes(node):
             return
         inputs = node.all_input_nodes
         self.program.graph.erase_node(node)
@@ -379,11 +379,6 @@ class _Packer:
         bias = offset if layer.bias is None else layer.bias + offset
         key = layer.key and (*layer.key, "before its norm")  # another input, so another range
         return view, replace(layer, weight=layer.weight * scale.view(1, -1, 1, 1), bias=bias, key=key)
-
-
-def _writes(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
 
 
 def _unpacked(x: Tensor, other: Tensor | None) -> Tensor:

@@ -99,8 +99,7 @@ class Program:
 _TENSOR = object()
 _OUTPUTS = (Tensor, torch.Size, int, float, str, type(None))  # what a model returns: numbers are of the size alone
 _READS = (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default, aten.equal.default)
-
-
+# Their shapes are a matter of values, and they have no tag that says so.
 _SHAPES = ("where", "repeat_interleave.Tensor", "repeat_interleave.self_Tensor", "argwhere", "nonzero_numpy", "nms")
 # What looks at memory itself, which no recorder of operators sees.
 _DIRECT: Any = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data.__set__)  # type: ignore[attr-defined]
@@ -158,7 +157,7 @@ class _Recorder(TorchDispatchMode):
         node = graph.call_function(func, node_args, node_kwargs)
         roots = {self.node(t).meta["layout"].root for t in written}
         self.program.mutated |= dict.fromkeys(roots, node)
-        if not known:  # nor are, from here on, the tensors that were written to and all that view them
+        if roots and not known:  # nor are, from here on, the tensors that were written to and all that view them
             self.known = {n: value for n, value in self.known.items() if n.meta["layout"].root not in roots}
 
         def note(tensor: Tensor, node: fx.Node) -> None:
@@ -179,6 +178,8 @@ class _Recorder(TorchDispatchMode):
 
 
 class _Watcher(TorchFunctionMode):
+    """Refuses what the recorder cannot see."""
+
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
         self.recorder = recorder
@@ -203,6 +204,12 @@ def _drops_nothing(func: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
         if "scaled_dot_product" in func._schema.name
         else not values.get("train", True)
     )
+
+
+def writes(node: fx.Node) -> bool:
+    """Whether the operator of a node writes to memory."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
 
 
 def _written(func: Any, args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
@@ -266,7 +273,7 @@ def _fold_constants(program: Program, known: dict[fx.Node, Tensor]) -> None:
 def _look_through_views(program: Program) -> None:
     for node in list(program.graph.nodes):
         layout = node.meta.get("layout")
-        if layout is None or layout.root is node or (node.target is not _getitem and node.target._schema.is_mutable):
+        if layout is None or layout.root is node or writes(node):
             continue
         if layout.root.meta["layout"].dtype == layout.dtype:
             node.replace_all_uses_with(program.view(node, *layout[:4]))

@@ -287,8 +287,7 @@ CHANGES = {f.__name__: f for f in (replace_forward, adapt, hook, pre_hook, subcl
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", [Mlp, ConvMlp, SwiGLU, ConvGLU, normed_glu])
-def test_changes_of_a_layer_take_effect(kind: type, change: str, grad: bool, fast_kernels: None) -> None:
-    """Whether a layer is plain is asked of it alone, on every machine."""
+def test_changes_of_a_layer_take_effect(kind: type, change: str, grad: bool, any_machine: Machine) -> None:
     torch.manual_seed(0)
     original, x = kind(6, 10), torch.randn(3, 9, 8, 6)
     for name, layer in original.named_children():
