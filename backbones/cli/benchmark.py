@@ -40,7 +40,7 @@ from backbones.cli.benchmarking.measuring import DTYPES, MODES, PRODUCT, Setting
 from backbones.cli.benchmarking.results import Result, Table, write_csv
 from backbones.cli.benchmarking.running import Benchmark
 from backbones.cli.benchmarking.runtimes import RUNTIMES, check_runtime
-from backbones.cli.common import check_model, parse_img_size
+from backbones.cli.common import check_model, parse_img_size, positive_int
 
 
 def cpu_name() -> str:
@@ -90,15 +90,17 @@ def _parser() -> argparse.ArgumentParser:
         "--runtime", choices=RUNTIMES, nargs="+", default=["eager"], help="what runs the models; the first is compared"
     )
     parser.add_argument("--baseline", default="resnet50", metavar="MODEL", help='default: resnet50; "none" for none')
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[Settings.batch_size], metavar="N")
-    parser.add_argument("--threads", type=int, nargs="+", default=[None], metavar="N", help="default: PyTorch's choice")
+    parser.add_argument("--batch-size", type=positive_int, nargs="+", default=[Settings.batch_size], metavar="N")
+    parser.add_argument(
+        "--threads", type=positive_int, nargs="+", default=[None], metavar="N", help="default: PyTorch's choice"
+    )
     parser.add_argument(
         "--dtype", choices=DTYPES, default=Settings.dtype, help="bfloat16 means autocast, for optimized the whole model"
     )
     parser.add_argument("--device", default=Settings.device)
     parser.add_argument("--layout", choices=["contiguous", "channels_last"], default=Settings.layout)
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default=Settings.optimizer)
-    parser.add_argument("--runs", type=int, default=Settings.runs, help="turns that each has")
+    parser.add_argument("--runs", type=positive_int, default=Settings.runs, help="turns that each has")
     parser.add_argument("--min-time", type=float, default=Settings.min_time, help="least seconds of a turn")
     parser.add_argument("--no-memory", action="store_true", help="measure speed alone, which takes fewer processes")
     parser.add_argument(
@@ -111,11 +113,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, baseline: str | None) -> None:
     """Ends with one sentence if something cannot be measured as asked."""
-    for option in ("batch_size", "runs", "threads"):
-        values = getattr(args, option)
-        for value in values if isinstance(values, list) else [values]:
-            if value is not None and value < 1:
-                parser.error(f"--{option.replace('_', '-')} must be at least 1, got {value}")
     try:
         torch.empty(1, device=args.device)
     except (RuntimeError, AssertionError) as error:

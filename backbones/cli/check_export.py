@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backbones.cli.common import format_table
+from backbones.cli.common import format_table, positive_int
 from backbones.cli.export import Source, add_source_arguments, load_source
 from backbones.deploy import DensePreprocessing, Preprocessing, Runtime, load_export
 from backbones.deploy.agreement import BoxAgreement, ScoreAgreement
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", help="what backbones export wrote: .onnx, .xml or .pt2")
     parser.add_argument("--images", required=True, help="image file, folder, or glob pattern in quotes")
-    parser.add_argument("--topk", type=int, default=3, help="classes or boxes of an image")
+    parser.add_argument("--topk", type=positive_int, default=3, help="classes or boxes of an image")
     parser.add_argument("--source", help="model or checkpoint to compare with; default: as the file says")
     add_source_arguments(parser)
     args = parser.parse_args(argv)

@@ -81,6 +81,13 @@ def default_img_size(model: nn.Module) -> tuple[int, int]:
     return tuple(config.get("input_size", (3, 224, 224))[-2:])
 
 
+def positive_int(text: str) -> int:
+    """argparse type of a number of things, 1 or more."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text}")
+    return int(text)
+
+
 def parse_img_size(text: str) -> tuple[int, int]:
     """argparse type of one image size: `224` or `256x192` (height x width)."""
     try:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.cli.common import positive_int
 from backbones.diffusion import Autoencoder
 from backbones.images import find_bad_images, is_hidden, list_images, read_image
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--autoencoder", required=True, help="folder or hub repository of a diffusers autoencoder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=256, help="side in pixels")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=positive_int, default=16)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:

@@ -25,7 +25,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 import backbones
-from backbones.cli.common import check_model, parse_img_size
+from backbones.cli.common import check_model, parse_img_size, positive_int
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export
 from backbones.deploy.agreement import BoxAgreement
 from backbones.deploy.dense import Detector, Segmentation, denoiser, detection_difference
@@ -324,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--int8-images",
-        type=int,
+        type=positive_int,
         default=CALIBRATION_IMAGES,
         metavar="N",
         help=f"calibration images at most; default: {CALIBRATION_IMAGES}",

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import backbones
-from backbones.cli.common import format_table
+from backbones.cli.common import format_table, positive_int
 from backbones.images import find_bad_images, list_images, read_image
 
 ROWS = 48  # shown in the table and in the picture; the JSON file has all
@@ -266,8 +266,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="pretrained model or tag, such as van_b0.in1k")
     parser.add_argument("--config", help="config of a model trained here")
     parser.add_argument("--checkpoint", help="file or URL that goes with --config")
-    parser.add_argument("--topk", type=int, default=5, help="classes of a classifier")
-    parser.add_argument("--batch-size", type=int, default=32, help="of a classifier; other tasks take image by image")
+    parser.add_argument("--topk", type=positive_int, default=5, help="classes of a classifier")
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=32, help="of a classifier; other tasks take image by image"
+    )
     parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are left out")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/predict"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

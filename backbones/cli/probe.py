@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.cli.common import format_table, parse_img_size
+from backbones.cli.common import format_table, parse_img_size, positive_int
 from backbones.evaluation import anomaly, probing
 from backbones.evaluation.encoder import Encoder, load_encoder
 from backbones.evaluation.features import extract_features
@@ -204,11 +204,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="folder of images")
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=["knn", "linear", "ep"])
     parser.add_argument("--levels", nargs="+", default=["-1"], help="numbers from 0, -1 for the last, or all")
-    parser.add_argument("--queries", type=int, help="of ep; by default the most up to 32 that divide the channels")
+    parser.add_argument(
+        "--queries", type=positive_int, help="of ep; by default the most up to 32 that divide the channels"
+    )
     parser.add_argument("--normal", help="class of normal images, for anomaly")
-    parser.add_argument("--memory", type=int, default=2000, help="patches that anomaly keeps")
+    parser.add_argument("--memory", type=positive_int, default=2000, help="patches that anomaly keeps")
     parser.add_argument("--img-size", type=parse_img_size, help="224 or 256x192; by default that of the weights")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=positive_int, default=64)
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/probe"))
     parser.add_argument("--cache", type=Path, default=Path("outputs/features"), help="folder of computed features")
     parser.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="keep no features")

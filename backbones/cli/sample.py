@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones.cli.common import check_model, parse_img_size
+from backbones.cli.common import check_model, parse_img_size, positive_int
 from backbones.diffusion import (
     SOLVERS,
     Autoencoder,
@@ -83,9 +83,6 @@ def build(args: argparse.Namespace, with_weights: bool) -> Generator:
 
 def check_request(args: argparse.Namespace, classes: int) -> None:
     """Raise ValueError for what a model with so many classes, 0 if it reads texts, cannot draw."""
-    for name in ("count", "steps", "batch_size", "frames"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
     if classes and (args.prompt or not args.labels):
         raise ValueError(f"this model draws classes: give --labels from 0 to {classes - 1}")
     if not classes and (args.labels or not args.prompt):
@@ -189,15 +186,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", required=True, help="file, address or tag; the released layout too")
     parser.add_argument("--labels", nargs="+", type=int, help="classes to draw")
     parser.add_argument("--prompt", nargs="+", help="texts to draw, each in quotes")
-    parser.add_argument("--count", type=int, default=4, help="samples of each label or prompt")
+    parser.add_argument("--count", type=positive_int, default=4, help="samples of each label or prompt")
     parser.add_argument("--size", type=parse_img_size, help="pixels: 512 or 512x768 (height x width)")
-    parser.add_argument("--frames", type=int, default=1, help="of a video")
+    parser.add_argument("--frames", type=positive_int, default=1, help="of a video")
     parser.add_argument("--fps", type=float, default=8.0, help="frames shown in a second")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=positive_int, default=30)
     parser.add_argument("--guidance", type=float, default=4.0, help="1: follow labels and texts as learnt")
     parser.add_argument("--solver", choices=sorted(SOLVERS), default="euler")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=positive_int, default=16)
     parser.add_argument("--autoencoder", help="folder or hub repository of a diffusers autoencoder")
     parser.add_argument("--text-encoder", help="folder or hub repository with T5's encoder and tokenizer")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs/sample"))

@@ -19,6 +19,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
+from backbones.cli.common import positive_int
 from backbones.kernels import keep_freed_memory
 from backbones.mm.training.hooks import RunStopped
 from backbones.mm.training.matching import match_data, trained_names
@@ -45,8 +46,6 @@ def prepare(args: argparse.Namespace) -> Config:
         cfg.optim_wrapper.update(type="AmpOptimWrapper", dtype="float16")
     elif args.amp:
         cfg.optim_wrapper.type = "BFloat16OptimWrapper"
-    if args.accumulate < 1:
-        raise ValueError(f"--accumulate {args.accumulate}: at least one batch a step")
     if args.accumulate > 1:
         cfg.optim_wrapper.accumulative_counts = args.accumulate
     if args.auto_scale_lr:
@@ -97,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--amp", nargs="?", const="bfloat16", choices=["bfloat16", "float16"], help="mixed precision; float16 on a GPU"
     )
-    parser.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches a step of the optimizer")
+    parser.add_argument(
+        "--accumulate", type=positive_int, default=1, metavar="N", help="batches a step of the optimizer"
+    )
     parser.add_argument("--ema", type=float, metavar="SHARE", help="average weights, the newest with this share")
     parser.add_argument("--compile", action="store_true", help="compile the backbone")
     parser.add_argument("--seed", type=int)

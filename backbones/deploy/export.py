@@ -86,8 +86,16 @@ def export(
             model's by more than ``TOLERANCE`` of their spread (``HALF_TOLERANCE``, the model's ``export_tolerance``),
             or int8 ones by more than the ``agreement`` allows. Nothing is left in the folder.
     """
+    formats = [formats] if isinstance(formats, str) else list(formats)
     if not formats:
         raise ExportError(f"name one format or more: {', '.join(FORMATS)}")
+    if not name or name != os.path.basename(name):
+        raise ExportError(f"{name!r} is no name of a file: its folder is `out`")
+    if isinstance(img_size, int) or len(img_size) != 2:
+        raise ExportError(f"img_size is height and width, as (224, 224), not {img_size}")
+    types = {str(p.dtype) for p in model.parameters() if p.is_floating_point()} - {"torch.float32"}
+    if types:
+        raise ExportError(f"weights are {' and '.join(sorted(types))}: export the model in float32, as model.float()")
     for format in formats:
         if format not in FORMATS:
             raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}")
@@ -145,11 +153,14 @@ def export(
         samples.append(make(*sizes))
         try:
             with torch.no_grad():
-                expected.append(tensors(whole(*samples[-1])))
+                output = whole(*samples[-1])
         except Exception as error:  # of many types
             remedy = "; export it for a fixed size" if dynamic_size and len(samples) > 1 else ""
             shape = " x ".join(map(str, sizes))
             raise ExportError(f"{name} does not take {shape} pixels: {first_line(error)}{remedy}") from error
+        if not all(isinstance(y, Tensor) for y in (output if isinstance(output, tuple | list) else [output])):
+            raise ExportError(f"{name} returns {type(output).__name__}, not a tensor or a tuple of tensors: wrap it")
+        expected.append(tensors(output))
     limit = HALF_TOLERANCE if half else getattr(model, "export_tolerance", TOLERANCE)
 
     with _staged(Path(out)) as staging:

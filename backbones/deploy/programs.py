@@ -16,6 +16,8 @@ from torch.fx.experimental import _config as shapes_config
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils._sympy.numbers import int_oo
 
+from backbones.layers.tables import one_table_a_size
+
 __all__ = [
     "DIMENSIONS",
     "capture",
@@ -56,7 +58,7 @@ def capture(
     """
     shapes = ({d: Dim.AUTO for d in dynamic},) + (None,) * (len(inputs) - 1) if dynamic else None
     # No operator is to be chosen by what a size is in the example: a side of one window, a batch of one.
-    with torch.no_grad(), quiet(), shapes_config.patch(backed_size_oblivious=True):
+    with torch.no_grad(), quiet(), one_table_a_size(model), shapes_config.patch(backed_size_oblivious=True):
         program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     if dynamic:
         _open_sizes(program, dynamic, min_side)

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 _constant = False
+_of_trace: dict[Any, Any] | None = None
 
 
 @contextmanager
@@ -19,6 +21,19 @@ def constant_tables() -> Iterator[None]:
         yield
     finally:
         _constant = before
+
+
+@contextmanager
+def one_table_a_size(model: nn.Module) -> Iterator[None]:
+    """Let a trace of a model hold each table once, for all blocks that ask for the same, rather than once a block."""
+    global _of_trace
+    before, _of_trace = _of_trace, {}
+    forget = model.register_forward_pre_hook(lambda *_: _of_trace.clear())  # an exporter traces a model several times
+    try:
+        yield
+    finally:
+        forget.remove()
+        _of_trace = before
 
 
 def is_traced() -> bool:
@@ -55,7 +70,14 @@ def kept_by_size(make: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         if _constant:  # sizes are tensors while tracing
             return kept(*(int(a) if isinstance(a, torch.Tensor) else a for a in args))
-        return make(*args) if is_traced() else kept(*args)
+        if not is_traced():
+            return kept(*args)
+        if _of_trace is None:
+            return make(*args)
+        key = make, *map(str, args)  # a size is an expression, which has no hash
+        if key not in _of_trace:
+            _of_trace[key] = make(*args)
+        return _of_trace[key]
 
     call.cache_clear, call.cache_info = kept.cache_clear, kept.cache_info  # type: ignore[attr-defined]
     return call

@@ -41,6 +41,35 @@ def test_help_lists_the_commands_and_imports_none(tmp_path):
     assert not imported & {"mmengine", "matplotlib", "fvcore", "diffusers", *(c.module for c in cli.COMMANDS.values())}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "benchmark van_b0 --batch-size 8 0",
+        "benchmark van_b0 --runs 0",
+        "benchmark van_b0 --threads -1",
+        "check-export van_b0.onnx --topk 0",
+        "encode-latents photos --batch-size 0",
+        "export van_b0 --int8-images 0",
+        "predict photos --batch-size 0",
+        "predict photos --topk -1",
+        "probe van_b0 --batch-size 0",
+        "probe van_b0 --memory 0",
+        "probe van_b0 --queries 1.5",
+        "sample --batch-size 0",
+        "sample --count x",
+        "sample --frames 0",
+        "sample --steps 0",
+        "train digits.py --accumulate 0",
+    ],
+)
+def test_numbers_of_things_are_checked_before_the_work(words, capsys):
+    option, value = re.search(r"(--[\w-]+).* (\S+)$", words).groups()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words.split())
+    assert ended.value.code == 2
+    assert f"argument {option}: must be a whole number, at least 1, got {value}" in capsys.readouterr().err
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--version"])

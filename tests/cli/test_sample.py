@@ -134,8 +134,6 @@ def test_video_of_a_text(text, tmp_path):
         (["--prompt", "a seven"], "this model draws classes: give --labels from 0 to 9"),
         ([], "this model draws classes"),
         (["--labels", "3", "--size", "9"], "9x9: both sides must be multiples of 2"),
-        (["--labels", "3", "--steps", "0"], "--steps 0: at least 1"),
-        (["--labels", "3", "--batch-size", "0"], "--batch-size 0: at least 1"),
         (["--labels", "3", "--autoencoder", "nowhere/at/all"], "'nowhere/at/all' is no folder"),
         (["--labels", "3", "--checkpoint", "absent.pth"], "absent.pth"),
         (["--labels", "3", "--config", CONFIG + "x"], "no config"),

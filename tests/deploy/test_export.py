@@ -72,6 +72,13 @@ class Mean(nn.Module):
         return x.mean((2, 3))
 
 
+class Named(nn.Module):
+    """Returns its output by name."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"mean": x.mean((2, 3))}
+
+
 @pytest.fixture(scope="module")
 def linear() -> nn.Module:
     torch.manual_seed(0)
@@ -159,6 +166,15 @@ def test_half_weights(format: str, tmp_path: Path) -> None:
     [
         ({"formats": []}, "name one format or more: onnx, openvino, pt2"),
         ({"formats": ["tflite"]}, "'tflite' is none of onnx, openvino, pt2"),
+        ({"formats": "tflite"}, "'tflite' is none of onnx, openvino, pt2"),
+        ({"name": "in/linear"}, "'in/linear' is no name of a file: its folder is `out`"),
+        ({"img_size": 224}, r"img_size is height and width, as \(224, 224\), not 224"),
+        ({"img_size": (3, 224, 224)}, r"height and width, as \(224, 224\), not \(3, 224, 224\)"),
+        (
+            {"model": nn.Sequential(Mean(), nn.Linear(3, 7)).double()},
+            r"torch.float64: export the model in float32, as model.float\(\)",
+        ),
+        ({"model": Named()}, "linear returns dict, not a tensor or a tuple of tensors: wrap it"),
         ({"int8": "dynamic", "inputs": lambda *size: ()}, "of models that take images alone"),
         ({"img_size": (31, 64)}, "31 x 64 pixels are below 32 x 32"),
         ({"batch": 0}, "one image or more, not 0"),
@@ -170,7 +186,7 @@ def test_half_weights(format: str, tmp_path: Path) -> None:
 )
 def test_mistakes_leave_nothing(options: dict, message: str, linear: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message) as caught:
-        export(linear, tmp_path / "out", "linear", **options)
+        export(**{"model": linear, "out": tmp_path / "out", "name": "linear", **options})
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
