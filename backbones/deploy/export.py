@@ -87,39 +87,14 @@ def export(
             or int8 ones by more than the ``agreement`` allows. Nothing is left in the folder.
     """
     formats = [formats] if isinstance(formats, str) else list(formats)
-    if not formats:
-        raise ExportError(f"name one format or more: {', '.join(FORMATS)}")
-    if not name or name != os.path.basename(name):
-        raise ExportError(f"{name!r} is no name of a file: its folder is `out`")
-    if isinstance(img_size, int) or len(img_size) != 2:
-        raise ExportError(f"img_size is height and width, as (224, 224), not {img_size}")
-    types = {str(p.dtype) for p in model.parameters() if p.is_floating_point()} - {"torch.float32"}
-    if types:
-        raise ExportError(f"weights are {' and '.join(sorted(types))}: export the model in float32, as model.float()")
-    for format in formats:
-        if format not in FORMATS:
-            raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}")
-    if half and "pt2" in formats:
-        raise ExportError("pt2 files have no half weights: export the format onnx or openvino with half")
-    if inputs is None and min(img_size) < MIN_SIDE:
-        raise ExportError(f"images of {img_size[0]} x {img_size[1]} pixels are below {MIN_SIDE} x {MIN_SIDE}")
-    if batch is not None and batch < 1:
-        raise ExportError(f"a batch has one image or more, not {batch}")
+    _check_request(model, name, formats, img_size, batch, half, opset, inputs)
     if rescale and preprocessing is None:
         raise ExportError("rescaling inside the file needs the mean and the deviation of a preprocessing")
     if int8 is not None:
         if inputs is not None:
             raise ExportError("int8 files are of models that take images alone: export without int8")
         _check_int8(int8, half, batch, img_size, dynamic_size)
-    try:
-        for format in formats:
-            FORMATS[format].require()
-            if int8 is not None:
-                require_quantizer(format)
-    except ValueError as error:
-        raise ExportError(str(error)) from error
-    if set(formats) - {"pt2"}:
-        _check_opset(opset)
+    _require(formats, int8 is not None)
 
     model = model.eval()
     whole = model
@@ -147,20 +122,9 @@ def export(
         x = torch.randn(batch, channels, height, width, generator=generator)
         return (255 * torch.rand(x.shape, generator=generator) if rescale else x,)
 
-    make = inputs or images
-    samples, expected = [], []
-    for sizes in _sizes(img_size, batch, dynamic_size):
-        samples.append(make(*sizes))
-        try:
-            with torch.no_grad():
-                output = whole(*samples[-1])
-        except Exception as error:  # of many types
-            remedy = "; export it for a fixed size" if dynamic_size and len(samples) > 1 else ""
-            shape = " x ".join(map(str, sizes))
-            raise ExportError(f"{name} does not take {shape} pixels: {first_line(error)}{remedy}") from error
-        if not all(isinstance(y, Tensor) for y in (output if isinstance(output, tuple | list) else [output])):
-            raise ExportError(f"{name} returns {type(output).__name__}, not a tensor or a tuple of tensors: wrap it")
-        expected.append(tensors(output))
+    samples = [(inputs or images)(*sizes) for sizes in _sizes(img_size, batch, dynamic_size)]
+    remedies = ["", *["; export it for a fixed size" if dynamic_size else ""] * (len(samples) - 1)]
+    expected = [_outputs(whole, name, *pair) for pair in zip(samples, remedies, strict=True)]
     limit = HALF_TOLERANCE if half else getattr(model, "export_tolerance", TOLERANCE)
 
     with _staged(Path(out)) as staging:
@@ -184,7 +148,7 @@ def export(
                 raise ExportError(f"{name} cannot be exported to {format}: {first_line(error)}{remedy}") from error
             differences = {}
             for sample, y, z in zip(samples, expected, found, strict=True):
-                size = " x ".join(str(n) for i, n in enumerate(sample[0].shape) if i != 1)
+                size = _described(sample)
                 differences[size] = worst = (compare or difference)(y, z)
                 report(f"{format}: {size} differs by {worst:.1e} of the outputs' spread")
                 if not worst <= limit:
@@ -204,6 +168,65 @@ def export(
         for runtime, path, content in written:
             runtime.annotate(path, content, program if int8 is None else None)
         return _name_files(staging, Path(out), [path for _, path, _ in written])
+
+
+def _check_request(
+    model: nn.Module,
+    name: str,
+    formats: Sequence[str],
+    img_size: tuple[int, int],
+    batch: int | None,
+    half: bool,
+    opset: int,
+    inputs: Inputs | None,
+) -> None:
+    if not formats:
+        raise ExportError(f"name one format or more: {', '.join(FORMATS)}")
+    for format in formats:
+        if format not in FORMATS:
+            raise ExportError(f"format {format!r} is none of {', '.join(FORMATS)}")
+    if half and "pt2" in formats:
+        raise ExportError("pt2 files have no half weights: export the format onnx or openvino with half")
+    if not name or name != os.path.basename(name):
+        raise ExportError(f"{name!r} is no name of a file: its folder is `out`")
+    if isinstance(img_size, int) or len(img_size) != 2:
+        raise ExportError(f"img_size is height and width, as (224, 224), not {img_size}")
+    if inputs is None and min(img_size) < MIN_SIDE:
+        raise ExportError(f"images of {img_size[0]} x {img_size[1]} pixels are below {MIN_SIDE} x {MIN_SIDE}")
+    if batch is not None and batch < 1:
+        raise ExportError(f"a batch has one image or more, not {batch}")
+    types = {str(p.dtype) for p in model.parameters() if p.is_floating_point()} - {"torch.float32"}
+    if types:
+        raise ExportError(f"weights are {' and '.join(sorted(types))}: export the model in float32, as model.float()")
+    if set(formats) - {"pt2"}:
+        _check_opset(opset)
+
+
+def _require(formats: Sequence[str], int8: bool) -> None:
+    try:
+        for format in formats:
+            FORMATS[format].require()
+            if int8:
+                require_quantizer(format)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+
+
+def _outputs(model: nn.Module, name: str, sample: tuple[Tensor, ...], remedy: str) -> tuple[Tensor, ...]:
+    """What the model itself computes."""
+    try:
+        with torch.no_grad():
+            output = model(*sample)
+    except Exception as error:  # of many types
+        raise ExportError(f"{name} does not take {_described(sample)} pixels: {first_line(error)}{remedy}") from error
+    if not all(isinstance(y, Tensor) for y in (output if isinstance(output, tuple | list) else [output])):
+        raise ExportError(f"{name} returns {type(output).__name__}, not a tensor or a tuple of tensors: wrap it")
+    return tensors(output)
+
+
+def _described(sample: tuple[Tensor, ...]) -> str:
+    """Batch, height and width."""
+    return " x ".join(str(n) for i, n in enumerate(sample[0].shape) if i != 1)
 
 
 def _sizes(img_size: tuple[int, int], batch: int | None, dynamic_size: bool) -> list[tuple[int, int, int]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._export.serde import serialize
 from torch.export import Dim, ExportedProgram
+from torch.fx import Node
 from torch.fx.experimental import _config as shapes_config
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils._sympy.numbers import int_oo
@@ -60,9 +61,41 @@ def capture(
     # No operator is to be chosen by what a size is in the example: a side of one window, a batch of one.
     with torch.no_grad(), quiet(), one_table_a_size(model), shapes_config.patch(backed_size_oblivious=True):
         program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+    _norm_tokens(program)
     if dynamic:
         _open_sizes(program, dynamic, min_side)
     return program
+
+
+def _norm_tokens(program: ExportedProgram) -> None:
+    """Batch norms of channels-last maps as a product and a sum, without a transposed map before and after.
+
+    Besides, OpenVINO 2026.4 joins such a norm to the rounding behind it and then takes another dimension for the
+    channels: HaloNet was 5 % off in eight bits.
+    """
+    graph, aten = program.graph, torch.ops.aten
+
+    def call(target: Any, *args: Any) -> Node:
+        node = graph.call_function(target, args)
+        node.meta["val"] = target(*(a.meta["val"] if isinstance(a, Node) else a for a in args))
+        return node
+
+    for node in graph.find_nodes(op="call_function", target=aten.batch_norm.default):
+        x, weight, bias, mean, var, training, _, eps, _ = node.args
+        order = [n.args[1] if n.target is aten.permute.default else None for n in (x, *node.users)]
+        if training or None in (weight, bias, mean, var) or order != [[0, 3, 1, 2]] + [[0, 2, 3, 1]] * len(node.users):
+            continue
+        with graph.inserting_before(node):
+            scale = call(aten.mul.Tensor, weight, call(aten.rsqrt.default, call(aten.add.Tensor, var, eps)))
+            shift = call(aten.sub.Tensor, bias, call(aten.mul.Tensor, mean, scale))
+            y = call(aten.add.Tensor, call(aten.mul.Tensor, x.args[0], scale), shift)
+        for user in list(node.users):
+            user.replace_all_uses_with(y)
+            graph.erase_node(user)
+        graph.erase_node(node)
+        if not x.users:
+            graph.erase_node(x)
+    program.graph_module.recompile()
 
 
 def _open_sizes(program: ExportedProgram, dynamic: tuple[int, ...], min_side: int) -> None:

@@ -13,7 +13,7 @@ import backbones
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export, load_export
 from backbones.deploy.agreement import INT8_TOLERANCE, ScoreAgreement
 from backbones.deploy.export import difference
-from backbones.deploy.programs import capture, load_program
+from backbones.deploy.programs import capture, load_program, run_program
 from backbones.deploy.quantization import _within, quantize
 from tests.deploy.cases import int8_layers
 from tests.every_module import lively
@@ -36,7 +36,7 @@ def check_int8(model: nn.Module, path: Path, crops: Tensor) -> None:
             expected = model(x)
         near = ScoreAgreement()
         near.add([expected], runtime(x))
-        assert 0 < near.relative_error <= INT8_TOLERANCE, (path.suffix, x.shape)
+        assert 0 < near.relative_error <= INT8_TOLERANCE / 3, (path.suffix, x.shape)
     assert int8_layers(target) >= layers, path.suffix
 
 
@@ -318,6 +318,35 @@ def test_as_many_queries_as_channels_of_a_head(tmp_path: Path) -> None:
         for x in (images(33, 70), images(260, 140)):
             with torch.no_grad():
                 assert difference([model(x)], load_export(path)(x)) < model.export_tolerance
+
+
+def test_norms_of_tokens_are_not_transposed() -> None:
+    """Those between a permutation and its inverse: others, and those that compute no weight, are left."""
+
+    class Norms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(nn.BatchNorm2d(3, affine=i != 2) for i in range(3))
+            for norm in self.norms:
+                nn.init.normal_(norm.running_mean)
+                nn.init.uniform_(norm.running_var, 0.5, 1.5)
+                if norm.affine:
+                    nn.init.normal_(norm.weight)
+                    nn.init.normal_(norm.bias)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            tokens = x.permute(0, 2, 3, 1)
+            inside, bare = (self.norms[i](tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) for i in (0, 2))
+            outside = self.norms[1](x)
+            return inside.relu(), inside + 1, bare, outside, self.norms[1](tokens.permute(0, 3, 1, 2))
+
+    torch.manual_seed(0)
+    model, x = Norms().eval(), images(33, 70)
+    program = capture(model, (images(40, 50),), (0, 2, 3))
+    operators = [str(node.target) for node in program.graph.nodes]
+    assert operators.count("aten.batch_norm.default") == 3
+    for y, z in zip(run_program(program)(x), model(x), strict=True):
+        torch.testing.assert_close(y, z)
 
 
 def test_a_program_is_loaded_as_by_pytorch(tmp_path: Path) -> None:
