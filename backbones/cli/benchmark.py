@@ -29,10 +29,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-import timm
 import torch
 
 import backbones
@@ -53,14 +53,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe(settings: Sequence[Settings], baseline: str | None) -> dict[str, str]:
+def describe(
+    settings: Sequence[Settings], baseline: str | None, runtimes: Sequence[str] = ("eager",)
+) -> dict[str, str]:
     """Everything that a reader needs beside the numbers."""
+    packages = ["timm", *(package for name in runtimes for package in RUNTIMES[name].packages)]
+    versions = [f"{package} {version(package)}" for package in dict.fromkeys(packages)]
     one = settings[0]
     cuda = torch.device(one.device).type == "cuda"
     return {
         "processor": cpu_name(),
         "device": torch.cuda.get_device_name(one.device) if cuda else one.device,
-        "versions": f"backbones {backbones.__version__}, torch {torch.__version__}, timm {timm.__version__}",
+        "versions": ", ".join([f"backbones {backbones.__version__}", f"torch {torch.__version__}", *versions]),
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
         "batch": ", ".join(dict.fromkeys(str(s.batch_size) for s in settings)),
         "threads": ", ".join(dict.fromkeys(str(s.threads or torch.get_num_threads()) for s in settings)),
@@ -164,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for threads, batch_size in itertools.product(args.threads, args.batch_size)
     ]
-    about = describe(settings, baseline)
+    about = describe(settings, baseline, args.runtime)
     print("\n".join(f"{key + ':':<11}{value}" for key, value in about.items()), end="\n\n", flush=True)
     if importlib.util.find_spec("fvcore") is None:
         print("multiply-accumulates are not counted without fvcore: pip install 'efficient-backbones[tools]'\n")

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import importlib.metadata
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -434,7 +435,9 @@ def test_command_with_real_processes(
 
     captured = capsys.readouterr()
     assert captured.out.count("  FAILED ") == 1
-    assert f"torch {torch.__version__}" in captured.out and "best product of 6272 x 768 x 768" in captured.out
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("timm", "onnxruntime"))
+    assert ", ".join([f"torch {torch.__version__}", *versions]) + "\n" in captured.out
+    assert "best product of 6272 x 768 x 768" in captured.out
     rows = {(row["model"], row["runtime"]): row for row in csv.DictReader((tmp_path / "out.csv").open())}
     names = ["test_van", "their_code:Unexportable"]
     assert list(rows) == [(name, runtime) for name in names for runtime in ("eager", "onnxruntime")]

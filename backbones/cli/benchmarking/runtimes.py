@@ -9,7 +9,7 @@ from torch import nn
 
 import backbones
 from backbones.deploy import FORMATS
-from backbones.deploy.quantization import require_quantizer
+from backbones.deploy.quantization import TOOLS, require_quantizer
 from backbones.kernels import current_machine, use_fast_kernels
 
 
@@ -34,6 +34,13 @@ class Runtime:
     dtypes: tuple[str, ...] = ("float32",)
     autocast: bool = True
     anywhere: bool = False
+
+    @property
+    def packages(self) -> list[str]:
+        """What runs it, and what writes its eight bits, beside PyTorch."""
+        if self.format is None:
+            return []
+        return [*list(FORMATS[self.format].packages)[-1:], *[TOOLS[self.format]] * self.int8]
 
 
 def _plain(model: nn.Module) -> Callable[..., Any]:
