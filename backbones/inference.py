@@ -31,7 +31,8 @@ class Optimized(nn.Module):
     rewrites them, which takes about two calls of the model; later calls run what was made. The four programs that were
     used last are kept, each with packed weights of its own: about as much memory as the parameters again. Where a
     compiler or tracer looks at it, and for arguments by name or that are no tensors, it is the model. Weights are
-    loaded through it (``fast.load_state_dict``, or that of a module that holds it), which makes programs anew.
+    loaded through it (``fast.load_state_dict``, or that of a module that holds it), or changed in place, which makes
+    programs anew; modules of it are not to be replaced.
 
     Args:
         model: A model in evaluation mode, which becomes this one's own.
@@ -61,6 +62,7 @@ class Optimized(nn.Module):
         self.dtype = dtype
         self.training = False
         self._programs: OrderedDict[Any, Callable] = OrderedDict()
+        self._weights: list[Tensor] = []  # whose changes in place are watched
         self._ranges = self._observe(calibration)
 
     def train(self, mode: bool = True) -> "Optimized":
@@ -75,24 +77,29 @@ class Optimized(nn.Module):
             )
         return self
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> "Optimized":
+    def _forget(self) -> None:
+        """What was made of the weights, which are to be others."""
         self._programs.clear()
+        self._weights = []
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "Optimized":
+        self._forget()
         super()._apply(fn, recurse)
         if self.dtype not in (None, *(t.dtype for t in self.parameters() if t.is_floating_point())):
             self.dtype = None  # it was given another type
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # which a module that holds it calls, too
-        self._programs.clear()
+        self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_programs": OrderedDict()}  # type: ignore[misc]
+        return {**super().__getstate__(), "_programs": OrderedDict(), "_weights": []}  # type: ignore[misc]
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         if options or is_observed() or not all(type(x) is Tensor and x.device.type == "cpu" for x in inputs):
             return self._run(*inputs, **options)
-        key = self._key(inputs)
+        key = self._changes(), self._key(inputs)
         # tensors of inference mode, if the caller is in it: gradients of what is computed from others are the caller's
         with torch.no_grad():
             program = self._programs.get(key)
@@ -100,6 +107,8 @@ class Optimized(nn.Module):
                 with contextlib.suppress(KeyError):  # another thread may have let it go
                     self._programs.move_to_end(key)
                 return program(*inputs)
+            self._weights = [p for p in self.model.parameters() if _counts_changes(p)]
+            key = self._changes(), self._key(inputs)
             self._programs[key], result = self._make(inputs)
             if len(self._programs) > PROGRAMS:
                 self._programs.popitem(last=False)
@@ -143,6 +152,10 @@ class Optimized(nn.Module):
         """What calls of one program have in common."""
         autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         return autocast, *((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
+
+    def _changes(self) -> int:
+        """How often weights were changed in place, which whoever holds the model may do."""
+        return sum(weight._version for weight in self._weights)
 
     def _names(self) -> dict[int, str]:
         """Names of the model's tensors by address."""
@@ -227,6 +240,14 @@ def optimize(
     return Optimized(copy.deepcopy(model), dtype=None if batches else dtype, calibration=batches)
 
 
+def _counts_changes(weight: Tensor) -> bool:
+    """Whether its changes in place can be seen: not where its values were made in inference mode."""
+    try:
+        return weight._version >= 0
+    except RuntimeError:
+        return False
+
+
 def _is_near(found: Tensor, expected: Tensor, limit: float) -> bool:
     """Whether tensors lie alike in memory and differ by no more than a share of their norm."""
     if found.shape != expected.shape or found.stride() != expected.stride() or found.dtype != expected.dtype:
@@ -243,10 +264,13 @@ def _batches(calibration: Tensor | Sequence[Tensor | tuple[Tensor, ...]] | None)
     for x in (x for batch in batches for x in batch):
         if not isinstance(x, Tensor):
             raise ValueError(
-                f"calibration is tensors, or tuples of them where a model takes several, not {type(x).__name__}"
+                f"calibration is tensors, or tuples of them where a model takes several, not {type(x).__name__}: of a "
+                "DataLoader pass (images for images, *_ in loader)"
             )
         if x.numel() == 0 or not x.isfinite().all():
             raise ValueError(f"calibration has inputs of shape {tuple(x.shape)} that are empty or not finite")
+        if x.ndim == 4 and x.is_floating_point() and x.min() == x.max():
+            raise ValueError(f"calibration has inputs of shape {tuple(x.shape)} that are {x.min():.3g} everywhere")
     return batches
 
 

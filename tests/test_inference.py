@@ -302,7 +302,7 @@ def test_programs_are_few_and_leave_with_the_weights() -> None:
     fast = backbones.optimize(model)
     first = torch.randn(1, 3, 32, 32)
     fast(first)
-    program = fast._programs[fast._key((first,))]
+    (program,) = fast._programs.values()
     for side in range(33, 38):
         fast(torch.randn(1, 3, side, 32))
         fast(first)  # which is in use, and stays
@@ -318,6 +318,25 @@ def test_programs_are_few_and_leave_with_the_weights() -> None:
         _assert_same(fast(x), model(x))
         nn.Sequential(fast).load_state_dict({f"0.model.{key}": value for key, value in other.state_dict().items()})
         _assert_same(fast.double()(x.double()), other.double()(x.double()), 1e-9)
+
+
+def test_weights_that_are_changed_in_place_are_seen() -> None:
+    model, x = _model("test_van"), torch.randn(1, 3, 40, 40)
+    fast = backbones.optimize(model)
+    fast(x)
+    for change in (
+        lambda net: net.head.fc.weight.mul_(2),
+        lambda net: nn.init.normal_(net.stages[0].blocks[0].mlp.fc1.weight),
+        lambda net: net.load_state_dict(_model("test_van").state_dict()),
+    ):
+        with torch.no_grad():
+            torch.manual_seed(1)
+            change(fast.model)
+            torch.manual_seed(1)
+            change(model)
+        _assert_same(fast(x), model(x))
+        assert fast(x).equal(fast(x))
+    assert len(fast._programs) == 4
 
 
 def test_autocast_is_that_of_the_call() -> None:
@@ -558,7 +577,8 @@ def test_refused_for_what_it_is() -> None:
     for images, message in (
         (torch.full((1, 3, 32, 32), torch.nan), "empty or not finite"),
         (torch.empty(0, 3, 32, 32), "empty or not finite"),
-        ([[torch.randn(1, 3, 32, 32), 3]], "not list"),
+        (torch.full((1, 3, 32, 32), 0.5), "are 0.5 everywhere"),
+        ([[torch.randn(1, 3, 32, 32), 3]], r"not list: of a DataLoader pass \(images for images, \*_ in loader\)"),
     ):
         with pytest.raises(ValueError, match=message):
             backbones.optimize(_model("test_van"), dtype=torch.int8, calibration=images)

@@ -90,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = importlib.import_module(COMMANDS[words[0]].module).main(words[1:])
     except ImportError as error:
         sys.exit(f"error: backbones {words[0]} needs {_remedy(error)}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # as a shell says it
     return status if isinstance(status, int) else 0
 
 

@@ -24,10 +24,11 @@ import argparse
 import datetime
 import importlib.util
 import itertools
+import math
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,7 +38,7 @@ import torch
 
 import backbones
 from backbones.cli.benchmarking.measuring import DTYPES, MODES, PRODUCT, Settings
-from backbones.cli.benchmarking.results import Result, Table, write_csv
+from backbones.cli.benchmarking.results import Result, Table, earlier_rows, write_csv
 from backbones.cli.benchmarking.running import Benchmark
 from backbones.cli.benchmarking.runtimes import RUNTIMES, check_runtime
 from backbones.cli.common import check_model, parse_img_size, positive_int
@@ -130,11 +131,21 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, baseline: 
         parser.error(str(error))
     if args.mode == "train" and (unable := [name for name in args.runtime if not RUNTIMES[name].trains]):
         parser.error(f"{' and '.join(unable)} cannot train: leave out --mode train")
-    for path in (args.csv, args.plot, args.exports):
-        if path and not path.resolve().parent.is_dir():
-            parser.error(f"the folder of {path} does not exist")
-    if args.csv and args.csv.is_dir():
-        parser.error(f"--csv {args.csv} is a folder: name a file in it")
+    for option, path in (("--csv", args.csv), ("--plot", args.plot)):
+        if path and path.is_dir():
+            parser.error(f"{option} {path} is a folder: name a file in it")
+    if args.exports and args.exports.exists() and not args.exports.is_dir():
+        parser.error(f"--exports {args.exports} is a file: name a folder")
+    for path in filter(None, (args.csv, args.plot, args.exports and args.exports / "file")):
+        try:  # before hours of measuring
+            if path.parent == args.exports:
+                args.exports.mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent) as file:
+                file.write(bytes(2**16))
+        except OSError as error:
+            parser.error(f"cannot write to the folder of {path} ({error.strerror}): name another")
+    if not 0 <= args.min_time < math.inf:
+        parser.error(f"--min-time must be a number of seconds, 0 or more, got {args.min_time}")
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install 'efficient-backbones[tools]'")
     if args.plot and args.plot.suffix not in (".png", ".pdf", ".svg"):
@@ -169,11 +180,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         for threads, batch_size in itertools.product(args.threads, args.batch_size)
     ]
     about = describe(settings, baseline, args.runtime)
+    try:
+        earlier = earlier_rows(args.csv, about) if args.csv else []
+    except ValueError as error:
+        parser.error(str(error))
     print("\n".join(f"{key + ':':<11}{value}" for key, value in about.items()), end="\n\n", flush=True)
     if importlib.util.find_spec("fvcore") is None:
         print("multiply-accumulates are not counted without fvcore: pip install 'efficient-backbones[tools]'\n")
 
     results: list[Result] = []
+    failed = False
     runtimes = list(dict.fromkeys(args.runtime))
     table = Table(
         modes, [*args.models, *filter(None, [baseline])], baseline, runtimes[0] if len(runtimes) > 1 else None
@@ -188,17 +204,30 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _progress("")
                 print(table.row(result), flush=True)
                 if args.csv:
-                    write_csv(args.csv, results, about)
+                    failed |= not _wrote(args.csv, lambda: write_csv(args.csv, results, about, earlier))
     if speeds := [r.product_gflops for r in results if r.product_gflops]:
         print(f"\nbest product of {' x '.join(map(str, PRODUCT))}: {median(speeds):.0f} GFLOP/s, median over the rows")
     if args.plot:
         from backbones.cli.benchmarking import plots
 
-        if len(args.img_size) > 1:
-            plots.plot_sizes(args.plot, results, modes, about)
-        elif left_out := plots.plot_accuracy(args.plot, results, about):
-            print(f"not in {args.plot}, for want of a published accuracy or of a latency: {', '.join(left_out)}")
-    return 1 if any(r.errors for r in results) else 0
+        def draw() -> None:
+            if len(args.img_size) > 1:
+                plots.plot_sizes(args.plot, results, modes, about)
+            elif left_out := plots.plot_accuracy(args.plot, results, about):
+                print(f"not in {args.plot}, for want of a published accuracy or of a latency: {', '.join(left_out)}")
+
+        failed |= not _wrote(args.plot, draw)
+    return 1 if failed or any(r.errors for r in results) else 0
+
+
+def _wrote(path: Path, write: Callable[[], None]) -> bool:
+    """Whether a file could be written; what is measured goes on, and is printed."""
+    try:
+        write()
+    except OSError as error:
+        print(f"error: cannot write {path} ({error.strerror})", file=sys.stderr)
+        return False
+    return True
 
 
 def _progress(text: str) -> None:

@@ -5,8 +5,8 @@
 
 A classifier's most probable classes are printed, a segmentation model's largest classes with their shares of the image,
 a detector's best boxes in pixels of the image. What the model finds comes from its config's own test pipeline, but
-always from the whole image. The exit status is 1 if the file finds something else: of an int8 file's maps and boxes, if
-they differ by more than it was written under.
+always from the whole image, and at the file's size where that is fixed to another. The exit status is 1 if the file
+finds something else: of an int8 file's maps and boxes, if they differ by more than it was written under.
 """
 
 import argparse
@@ -115,10 +115,20 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
 
     Of an int8 file it is the scores that are compared, as when it was written.
     """
-    transform = DensePreprocessing.of_config(runtime.metadata).transform(takes_rescaled(runtime))
+    preprocessing = DensePreprocessing.of_config(runtime.metadata)
+    transforms = [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
     classes = runtime.metadata["classes"]
     net = found.trained.net
     net.test_cfg.mode = "whole"
+
+    def enlarged(scores: Tensor, image: Any) -> Tensor:
+        size = (image.height, image.width)
+        return F.interpolate(scores, size, mode="bilinear", align_corners=net.align_corners)[:1]
+
+    def best(scores: Tensor) -> Tensor:
+        if scores.shape[1] > 1:
+            return scores.argmax(1)[0]
+        return (scores.sigmoid() > net.decode_head.threshold)[0, 0].long()
 
     def shares(labels: Tensor) -> str:
         counts = Counter(labels.flatten().tolist()).most_common(topk)
@@ -128,20 +138,18 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
     for file in files:
         image = read_image(file)
         with torch.inference_mode():
-            scores = runtime(batch_of(runtime, transform(image)))[0]
-            scores = F.interpolate(
-                scores, (image.height, image.width), mode="bilinear", align_corners=net.align_corners
-            )
-            if scores.shape[1] > 1:
-                labels = scores.argmax(1)[0]
+            scores = enlarged(runtime(batch_of(runtime, transforms[0](image)))[0], image)
+            labels = best(scores)
+            if preprocessing == found.preprocessing:
+                (sample,) = found.trained([file])
+                wanted, expected = sample.seg_logits.data[None], sample.pred_sem_seg.data[0]
             else:
-                scores = scores.sigmoid()
-                labels = (scores > net.decode_head.threshold)[0, 0].long()
-            (sample,) = found.trained([file])
-        expected = sample.pred_sem_seg.data[0]
+                wanted = enlarged(found.model(transforms[1](image)[None]), image)
+                expected = best(wanted)
+                wanted = wanted if wanted.shape[1] > 1 else wanted.sigmoid()
         if "int8" in runtime.metadata:
             near = ScoreAgreement()
-            near.add([sample.seg_logits.data[None]], [scores[:1]])
+            near.add([wanted], [scores if scores.shape[1] > 1 else scores.sigmoid()])
             agreed += near.excess is None
         else:
             agreed += bool((labels == expected).float().mean() > 0.99)
@@ -155,7 +163,8 @@ def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: i
     Those of an int8 file are compared by overlap and score, as when it was written.
     """
     metadata = runtime.metadata
-    transform = DensePreprocessing.of_config(metadata).transform(takes_rescaled(runtime))
+    preprocessing = DensePreprocessing.of_config(metadata)
+    transforms = [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
 
     def describe(boxes: Tensor, scores: Tensor, labels: Tensor) -> str:
         best = list(zip(boxes.round().int().tolist(), scores.tolist(), labels.tolist(), strict=True))[:topk]
@@ -164,15 +173,21 @@ def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: i
     rows, agreed = [], 0
     for file in files:
         image = read_image(file)
-        x = batch_of(runtime, transform(image))
-        with torch.inference_mode():
-            boxes, scores, labels = (y[0] for y in runtime(x))
-            (sample,) = found.trained([file])
+        x = batch_of(runtime, transforms[0](image))
         scale = torch.tensor([image.width / x.shape[3], image.height / x.shape[2]])
-        kept = scores > metadata["score_threshold"]
-        mine = boxes[kept] * scale.repeat(2), scores[kept], labels[kept]
-        instances = sample.pred_instances
-        expected = instances.bboxes, instances.scores, instances.labels
+
+        def above(outputs: Sequence[Tensor], scale: Tensor = scale) -> tuple[Tensor, ...]:
+            boxes, scores, labels = (y[0] for y in outputs)
+            kept = scores > metadata["score_threshold"]
+            return boxes[kept] * scale.repeat(2), scores[kept], labels[kept]
+
+        with torch.inference_mode():
+            mine = above(runtime(x))
+            if preprocessing == found.preprocessing:
+                instances = found.trained([file])[0].pred_instances
+                expected = instances.bboxes, instances.scores, instances.labels
+            else:
+                expected = above(found.model(transforms[1](image)[None]))
         same = mine[0].shape == expected[0].shape and sorted(mine[2].tolist()) == sorted(expected[2].tolist())
         if "int8" in metadata:
             near = BoxAgreement()

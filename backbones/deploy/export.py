@@ -166,7 +166,10 @@ def export(
         if int8 is not None:
             shutil.rmtree(folder)
         for runtime, path, content in written:
-            runtime.annotate(path, content, program if int8 is None else None)
+            try:
+                runtime.annotate(path, content, program if int8 is None else None)
+            except Exception as error:  # of many types
+                raise ExportError(f"{path.name} cannot be written to {str(out)!r}: {first_line(error)}") from error
         return _name_files(staging, Path(out), [path for _, path, _ in written])
 
 
@@ -389,6 +392,8 @@ def _staged(out: Path) -> Iterator[Path]:
         raise ExportError(f"cannot write to {str(out)!r} ({error.strerror}): name another folder with --out") from error
     try:
         yield folder
+    except OSError as error:
+        raise ExportError(f"cannot write to {str(out)!r} ({error.strerror}): name another folder with --out") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if made and not any(out.iterdir()):

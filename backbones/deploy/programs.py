@@ -1,11 +1,15 @@
 """From a model to a program of ``torch.export`` that serves every size."""
 
 import contextlib
+import importlib
 import inspect
+import io
+import logging
 import os
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +31,7 @@ __all__ = [
     "load_program",
     "quiet",
     "run_program",
+    "save_program",
     "tensors",
 ]
 
@@ -37,10 +42,15 @@ _Deserializer: Any = getattr(serialize, "GraphModuleDeserializer", None)  # priv
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of exporters about their own code."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without what exporters, quantisers and loaders warn and log of their own steps."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def capture(
@@ -143,12 +153,25 @@ def contiguous_attention(program: ExportedProgram) -> Iterator[None]:
         program.graph_module.recompile()
 
 
+def save_program(program: ExportedProgram, path: str | os.PathLike, extra_files: dict[str, Any] | None = None) -> None:
+    """``torch.export.save``, which ends the process where the disk is full if it writes by itself.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files=extra_files)
+    Path(path).write_bytes(content.getbuffer())
+
+
 def load_program(path: str | os.PathLike, extra_files: dict[str, Any] | None = None) -> ExportedProgram:
-    """``torch.export.load``, which takes less than half the time where sizes are open.
+    """``torch.export.load``, with the operators of eight bits, in less than half the time where sizes are open.
 
     A size is an expression of the input's, which PyTorch parses anew for each tensor and each part of the expression;
     here each is parsed once.
     """
+    with contextlib.suppress(ImportError):  # private; torchao brings these operators, too
+        importlib.import_module("torch.ao.quantization.fx._decomposed")
     if not hasattr(_Deserializer, "_parse_sym_expr"):
         return torch.export.load(path, extra_files=extra_files)
     parsed: dict[Any, Any] = {}
@@ -182,6 +205,7 @@ def first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Exception from ")] or lines  # OpenVINO's own code
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 

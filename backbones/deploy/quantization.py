@@ -18,11 +18,9 @@ overflows: a quarter of the logits' deviation. So weights of ONNX and OpenVINO f
 """
 
 import importlib
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ from torch import Tensor
 
 from backbones.deploy.dense import DensePreprocessing
 from backbones.deploy.metadata import Preprocessing
-from backbones.deploy.programs import capture, load_program, quiet, run_program
+from backbones.deploy.programs import capture, load_program, quiet, run_program, save_program
 from backbones.deploy.runtimes import ONNXRuntime
 from backbones.images import find_bad_images, list_images, map_files, read_image
 from backbones.kernels.int8 import is_within
@@ -111,7 +109,7 @@ def quantize(
         float_layers: Patterns (``"stages.*.attn.proj"``) of modules that stay float.
         dynamic: Dimensions that are open, and the least side where height and width are: as ``capture`` takes them.
     """
-    with quiet(), _silent():
+    with quiet():
         QUANTIZERS[format](source, target, batches, float_layers, dynamic, min_side)
 
 
@@ -266,7 +264,7 @@ def _pt2(
             prepared(x)
         _hide_batch_norms(prepared)
         quantised = convert_pt2e(prepared)
-    torch.export.save(capture(quantised, example, dynamic, min_side), target)
+    save_program(capture(quantised, example, dynamic, min_side), target)
 
 
 def _batch_norm(*args: Any) -> Tensor:
@@ -301,14 +299,3 @@ def _is_layer(kind: str, rank: int | None) -> bool:
 def _within(name: str, patterns: Sequence[str]) -> bool:
     """Whether an operator ("stages.0.blocks.1.attn.proj/MatMul_7") is in a module that a pattern names."""
     return is_within(name.partition("/")[0], patterns)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without what quantisers log about their own steps."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

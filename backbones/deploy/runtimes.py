@@ -26,6 +26,7 @@ from backbones.deploy.programs import (
     load_program,
     quiet,
     run_program,
+    save_program,
     tensors,
 )
 
@@ -235,12 +236,12 @@ class TorchExport(Runtime):
 
     @staticmethod
     def write(program: ExportedProgram, path: Path, opset: int, dynamic: Sequence[int], half: bool) -> None:
-        torch.export.save(program, path)
+        save_program(program, path)
 
     @staticmethod
     def annotate(path: Path, metadata: dict[str, Any], program: ExportedProgram | None = None) -> None:
         program = program or load_program(path)  # loading takes seconds
-        torch.export.save(program, path, extra_files={TorchExport._EXTRA: json.dumps(metadata)})
+        save_program(program, path, {TorchExport._EXTRA: json.dumps(metadata)})
 
 
 FORMATS: dict[str, type[Runtime]] = {"onnx": ONNXRuntime, "openvino": OpenVINO, "pt2": TorchExport}
@@ -256,7 +257,7 @@ def load_export(path: str | os.PathLike, threads: int | None = None) -> Runtime:
 
     Raises:
         ValueError: If it is of another kind, cannot be read, or its runtime is missing.
-        FileNotFoundError: If it does not exist.
+        FileNotFoundError: If it does not exist, or one that belongs to it.
     """
     path = Path(path)
     kinds = {runtime.suffix: runtime for runtime in FORMATS.values()}
@@ -264,9 +265,11 @@ def load_export(path: str | os.PathLike, threads: int | None = None) -> Runtime:
         raise ValueError(f"{path} is not an exported file: its name ends in {', '.join(kinds)}")
     if not path.is_file():
         raise FileNotFoundError(f"no exported file at {str(path)!r}")
+    if path.suffix == OpenVINO.suffix and not path.with_suffix(".bin").is_file():
+        raise FileNotFoundError(f"no {path.stem}.bin beside {str(path)!r}, where its weights are: copy both files")
     kinds[path.suffix].require()
     try:
         with quiet():
             return kinds[path.suffix](path, threads)
     except Exception as error:  # runtimes raise types of their own
-        raise ValueError(f"{path} cannot be loaded: {first_line(error)}") from error
+        raise ValueError(f"{path} cannot be loaded: {first_line(error)}; copy or export it again") from error

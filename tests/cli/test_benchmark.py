@@ -3,6 +3,7 @@
 import csv
 import functools
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -464,7 +465,12 @@ def test_command_with_real_processes(
         ("van_b0 --runtime tvm", "invalid choice: 'tvm'"),
         ("van_b0 --runtime eager optimized --mode train", "optimized cannot train"),
         ("van_b0 --runtime openvino --dtype bfloat16", "openvino runs in float32, not in bfloat16"),
-        ("van_b0 --plot nowhere/at/all.png", "does not exist"),
+        ("van_b0 --plot nowhere/at/all.png", "cannot write to the folder of nowhere/at/all.png (No such file"),
+        (f"van_b0 --exports {__file__}", "is a file: name a folder"),
+        (f"van_b0 --exports {__file__}/exports", "(Not a directory): name another"),
+        (f"van_b0 --csv {__file__}", "has other columns: name another file"),
+        ("van_b0 --min-time nan", "--min-time must be a number of seconds, 0 or more, got nan"),
+        ("van_b0 --min-time inf", "--min-time must be a number of seconds, 0 or more, got inf"),
         ("van_b0 --plot plot.xyz", "--plot plot.xyz: name a file that ends in .png, .pdf or .svg"),
         ("van_b0 --csv .", "--csv . is a folder"),
         ("test_van --plot plot.png", "no accuracy on ImageNet-1k is known"),
@@ -478,6 +484,28 @@ def test_bad_arguments_are_refused_at_once(
         main(arguments.split())
     assert error.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_rows_of_earlier_runs_stay(
+    fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "_check", lambda *_: None)
+    path = tmp_path / "out.csv"
+    for count in (1, 2):
+        assert main(["base", "--baseline", "none", "--mode", "inference", "--no-memory", "--csv", str(path)]) == 0
+        rows = list(csv.DictReader(path.open()))
+        assert [row["model"] for row in rows] == ["base"] * count and all(row["infer_step_time"] for row in rows)
+    before = path.read_text()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert main(["base", "--baseline", "none", "--mode", "inference", "--no-memory", "--csv", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.strip().endswith(f"cannot write {path} (No space left on device)")
+    assert captured.out.splitlines()[-1].startswith("best product")  # all was measured, and printed
+    assert path.read_text() == before and os.listdir(tmp_path) == ["out.csv"]
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "openvino"])

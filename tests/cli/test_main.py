@@ -70,6 +70,15 @@ def test_numbers_of_things_are_checked_before_the_work(words, capsys):
     assert f"argument {option}: must be a whole number, at least 1, got {value}" in capsys.readouterr().err
 
 
+def test_an_interrupted_command_says_so(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("backbones.cli.card.main", interrupted)
+    assert cli.main(["card", "van_b0"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--version"])

@@ -193,6 +193,10 @@ def test_a_trained_model_is_exported_and_checked(
     assert f"3 of 3 images have the same {'boxes' if config == RETINANET else 'classes'}" in table
     row = next(line for line in table.splitlines() if "0.png" in line)
     assert row.count("%") >= 2
+    # of another size than the config's, at which the model is asked as well
+    assert export.main([*arguments, "--size", "160x224", "--batch", "2"]) == 0
+    assert check_export.main([str(tmp_path / "iter_1.pt2"), "--images", str(photos)]) == 0
+    assert "3 of 3 images have the same" in capsys.readouterr().out
 
 
 def shallow(config: str, path: Path, **resize: Any) -> str:

@@ -284,16 +284,33 @@ def test_a_missing_runtime_is_named_with_its_remedy(
     assert not os.listdir(tmp_path)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence(linear: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where PyTorch writes by itself it ends the process."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ExportError, match="No space left on device") as caught:
+        export(linear, tmp_path / "out", "linear", ["pt2"])
+    assert "\n" not in str(caught.value) and not os.listdir(tmp_path)
+
+
+def test_files_that_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(FileNotFoundError, match="no exported file"):
         load_export(tmp_path / "a.onnx")
     with pytest.raises(ValueError, match="not an exported file"):
         load_export(tmp_path / "a.txt")
+    (tmp_path / "a.xml").touch()
+    with pytest.raises(FileNotFoundError, match=r"no a.bin beside .*a.xml.*copy both files"):
+        load_export(tmp_path / "a.xml")
+    (tmp_path / "cut.bin").touch()
     for suffix in (runtime.suffix for runtime in FORMATS.values()):
         (tmp_path / f"cut{suffix}").write_bytes(b"PK nothing")
-        with pytest.raises(ValueError, match="cannot be loaded: ") as caught:
+        with pytest.raises(ValueError, match=r"cannot be loaded: .+; copy or export it again$") as caught:
             load_export(tmp_path / f"cut{suffix}")
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and ".cpp" not in str(caught.value)
+    assert not caplog.records
 
 
 def test_ties_are_sorted_as_in_the_model(tmp_path: Path) -> None:

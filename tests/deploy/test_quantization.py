@@ -5,6 +5,7 @@ test_export.py has that they are near the model, for every family.
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Tensor
     return root / "train", root / "test", torch.from_numpy(labels[::5])
 
 
+OURS = """
+import sys, torch
+from backbones.deploy import load_export
+torch.save(load_export(sys.argv[1])(torch.ones(1, 3, 64, 64))[0], sys.argv[2])
+"""
+PYTORCHS = """
+import sys, torch, torch.ao.quantization.fx._decomposed
+run = torch.export.load(sys.argv[1]).module(check_guards=False)
+torch.save(run(torch.ones(1, 3, 64, 64)).detach(), sys.argv[2])
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranges", ["static", "dynamic"])
 def test_a_trained_model_stays_as_good(
@@ -63,6 +76,11 @@ def test_a_trained_model_stays_as_good(
         assert loaded.metadata["int8"]["ranges"] == ranges
     assert check_export.main([str(tmp_path / "test_van.digits_int8.onnx"), "--images", str(test / "000*.png")]) == 0
     assert "same top class" in capsys.readouterr().out
+    if "pt2" in formats:
+        path = tmp_path / "test_van.digits_int8.pt2"
+        for code in (OURS, PYTORCHS):  # without what this process has imported
+            subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / "y.pt")], check=True)
+            torch.testing.assert_close(torch.load(tmp_path / "y.pt"), loaded(torch.ones(1, 3, 64, 64))[0])
 
 
 class TwoLayers(nn.Module):

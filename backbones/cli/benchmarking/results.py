@@ -127,12 +127,33 @@ def csv_row(result: Result, about: dict[str, str]) -> dict[str, object]:
     return row | about
 
 
-def write_csv(path: Path, results: Sequence[Result], about: dict[str, str]) -> None:
+def earlier_rows(path: Path, about: dict[str, str]) -> list[dict[str, object]]:
+    """Rows that a file has of runs before this one.
+
+    Raises:
+        ValueError: If its columns are others.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows: list[dict[str, object]] = list(reader)
+    if reader.fieldnames and list(reader.fieldnames) != list(csv_row(Result("", "", None, 1, 1), about)):
+        raise ValueError(f"--csv {path} has other columns: name another file")
+    return rows
+
+
+def write_csv(
+    path: Path, results: Sequence[Result], about: dict[str, str], earlier: Sequence[dict[str, object]] = ()
+) -> None:
     """Writes all rows under a temporary name first, so that the file is whole at any time."""
-    rows = [csv_row(result, about) for result in results]
+    rows = [*earlier, *(csv_row(result, about) for result in results)]
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
+    try:
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
