@@ -3,13 +3,14 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
 
 _constant = False
-_of_trace: dict[Any, Any] | None = None
+_of_trace: ContextVar[dict[Any, Any] | None] = ContextVar("tables of this thread's trace", default=None)
 
 
 @contextmanager
@@ -26,14 +27,14 @@ def constant_tables() -> Iterator[None]:
 @contextmanager
 def one_table_a_size(model: nn.Module) -> Iterator[None]:
     """Let a trace of a model hold each table once, for all blocks that ask for the same, rather than once a block."""
-    global _of_trace
-    before, _of_trace = _of_trace, {}
-    forget = model.register_forward_pre_hook(lambda *_: _of_trace.clear())  # an exporter traces a model several times
+    tables: dict[Any, Any] = {}
+    token = _of_trace.set(tables)
+    forget = model.register_forward_pre_hook(lambda *_: tables.clear())  # an exporter traces a model several times
     try:
         yield
     finally:
         forget.remove()
-        _of_trace = before
+        _of_trace.reset(token)
 
 
 def is_traced() -> bool:
@@ -72,12 +73,13 @@ def kept_by_size(make: Callable[..., Any]) -> Callable[..., Any]:
             return kept(*(int(a) if isinstance(a, torch.Tensor) else a for a in args))
         if not is_traced():
             return kept(*args)
-        if _of_trace is None:
+        tables = None if torch.compiler.is_dynamo_compiling() else _of_trace.get()
+        if tables is None:
             return make(*args)
         key = make, *map(str, args)  # a size is an expression, which has no hash
-        if key not in _of_trace:
-            _of_trace[key] = make(*args)
-        return _of_trace[key]
+        if key not in tables:
+            tables[key] = make(*args)
+        return tables[key]
 
     call.cache_clear, call.cache_info = kept.cache_clear, kept.cache_info  # type: ignore[attr-defined]
     return call

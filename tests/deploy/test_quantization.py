@@ -213,7 +213,6 @@ def photos(tmp_path: Path) -> Path:
         (["--int8", "nowhere"], "no image at 'nowhere'"),
         (["--int8", "empty"], "no image at 'empty'"),
         (["--int8", "photos", "--half"], "choose --half or --int8"),
-        (["--int8", "photos", "--int8-images", "0"], "calibration needs one image or more, not 0"),
         (["--int8", "broken"], r"1 of 2 calibration images cannot be read, repair or remove them: broken/b\.jpg \("),
     ],
 )
@@ -235,6 +234,8 @@ def test_a_command_that_cannot_calibrate_writes_nothing(
 def test_calibration_images_are_what_the_file_takes(rescale: bool, photos: Path) -> None:
     """Spread over the whole folder."""
     preprocessing = Preprocessing(input_size=(3, 32, 40), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    with pytest.raises(ValueError, match="calibration needs one image or more, not 0"):
+        calibration_images(photos, preprocessing, limit=0)
     found = torch.stack(calibration_images(photos, preprocessing, rescale=rescale, limit=3))
     assert found.shape == (3, 3, 32, 40) and (found.max() > 100) == rescale
     transform = preprocessing.transform(not rescale)

@@ -1,5 +1,7 @@
 """What is kept, for how many sizes, and what is not."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from backbones.layers.functional import kept_by_size
@@ -86,6 +88,8 @@ def test_a_program_holds_each_table_once():
         with one_table_a_size(model):
             program, count = tables(dynamic_shapes)
             assert count == 2 and tables(dynamic_shapes)[1] == 2
+            with ThreadPoolExecutor() as pool:  # another thread's programs are its own
+                assert pool.submit(tables, dynamic_shapes).result()[1] == 3
         for size in (8, 6)[: 1 if dynamic_shapes is None else 2]:
             for y, z in zip(program.module()(torch.ones(size)), model(torch.ones(size))):
                 assert torch.equal(y, z)
