@@ -134,16 +134,19 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, baseline: 
     for option, path in (("--csv", args.csv), ("--plot", args.plot)):
         if path and path.is_dir():
             parser.error(f"{option} {path} is a folder: name a file in it")
-    if args.exports and args.exports.exists() and not args.exports.is_dir():
-        parser.error(f"--exports {args.exports} is a file: name a folder")
-    for path in filter(None, (args.csv, args.plot, args.exports and args.exports / "file")):
+    for option, path, folder in (
+        ("--csv", args.csv, args.csv and args.csv.parent),
+        ("--plot", args.plot, args.plot and args.plot.parent),
+        ("--exports", args.exports, args.exports),
+    ):
         try:  # before hours of measuring
-            if path.parent == args.exports:
-                args.exports.mkdir(exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent) as file:
-                file.write(bytes(2**16))
+            if folder:
+                if folder == args.exports:
+                    folder.mkdir(exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.write(bytes(2**16))
         except OSError as error:
-            parser.error(f"cannot write to the folder of {path} ({error.strerror}): name another")
+            parser.error(f"{option} {path} cannot be written ({error.strerror}): name another")
     if not 0 <= args.min_time < math.inf:
         parser.error(f"--min-time must be a number of seconds, 0 or more, got {args.min_time}")
     if args.plot and importlib.util.find_spec("matplotlib") is None:

@@ -83,6 +83,11 @@ def takes_rescaled(runtime: Runtime) -> bool:
     return runtime.metadata["input"] != "pixels from 0 to 255"
 
 
+def transforms_of(runtime: Runtime, preprocessing: Preprocessing | DensePreprocessing) -> list[Callable[[Any], Tensor]]:
+    """What prepares an image (C, H, W) for the file, and for the model."""
+    return [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
+
+
 def batch_of(runtime: Runtime, image: Tensor) -> Tensor:
     """An image (C, H, W) as a batch (B, C, H, W) of the size that the file takes, which it fills."""
     return image.repeat(runtime.metadata.get("batch") or 1, 1, 1, 1)
@@ -91,8 +96,7 @@ def batch_of(runtime: Runtime, image: Tensor) -> Tensor:
 def compare_classes(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
     """The most probable classes; the same is the first."""
     metadata = runtime.metadata
-    preprocessing = Preprocessing.of_config(metadata)
-    transforms = [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
+    transforms = transforms_of(runtime, Preprocessing.of_config(metadata))
     calls = [lambda x: runtime(batch_of(runtime, x))[0], lambda x: found.model(x[None])]
     rows, agreed = [], 0
     for file in files:
@@ -116,19 +120,19 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
     Of an int8 file it is the scores that are compared, as when it was written.
     """
     preprocessing = DensePreprocessing.of_config(runtime.metadata)
-    transforms = [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
+    transforms = transforms_of(runtime, preprocessing)
     classes = runtime.metadata["classes"]
     net = found.trained.net
     net.test_cfg.mode = "whole"
 
-    def enlarged(scores: Tensor, image: Any) -> Tensor:
+    def at_image(scores: Tensor, image: Any) -> tuple[Tensor, Tensor]:
+        """Scores and labels of the image's own size, as MMSegmentation makes them."""
         size = (image.height, image.width)
-        return F.interpolate(scores, size, mode="bilinear", align_corners=net.align_corners)[:1]
-
-    def best(scores: Tensor) -> Tensor:
+        scores = F.interpolate(scores, size, mode="bilinear", align_corners=net.align_corners)[:1]
         if scores.shape[1] > 1:
-            return scores.argmax(1)[0]
-        return (scores.sigmoid() > net.decode_head.threshold)[0, 0].long()
+            return scores, scores.argmax(1)[0]
+        scores = scores.sigmoid()
+        return scores, (scores > net.decode_head.threshold)[0, 0].long()
 
     def shares(labels: Tensor) -> str:
         counts = Counter(labels.flatten().tolist()).most_common(topk)
@@ -138,18 +142,15 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
     for file in files:
         image = read_image(file)
         with torch.inference_mode():
-            scores = enlarged(runtime(batch_of(runtime, transforms[0](image)))[0], image)
-            labels = best(scores)
+            scores, labels = at_image(runtime(batch_of(runtime, transforms[0](image)))[0], image)
             if preprocessing == found.preprocessing:
                 (sample,) = found.trained([file])
                 wanted, expected = sample.seg_logits.data[None], sample.pred_sem_seg.data[0]
             else:
-                wanted = enlarged(found.model(transforms[1](image)[None]), image)
-                expected = best(wanted)
-                wanted = wanted if wanted.shape[1] > 1 else wanted.sigmoid()
+                wanted, expected = at_image(found.model(transforms[1](image)[None]), image)
         if "int8" in runtime.metadata:
             near = ScoreAgreement()
-            near.add([wanted], [scores if scores.shape[1] > 1 else scores.sigmoid()])
+            near.add([wanted], [scores])
             agreed += near.excess is None
         else:
             agreed += bool((labels == expected).float().mean() > 0.99)
@@ -164,7 +165,7 @@ def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: i
     """
     metadata = runtime.metadata
     preprocessing = DensePreprocessing.of_config(metadata)
-    transforms = [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
+    transforms = transforms_of(runtime, preprocessing)
 
     def describe(boxes: Tensor, scores: Tensor, labels: Tensor) -> str:
         best = list(zip(boxes.round().int().tolist(), scores.tolist(), labels.tolist(), strict=True))[:topk]

@@ -387,16 +387,12 @@ def _staged(out: Path) -> Iterator[Path]:
     made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=out))
-    except OSError as error:
-        raise ExportError(f"cannot write to {str(out)!r} ({error.strerror}): name another folder with --out") from error
-    try:
-        yield folder
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
     except OSError as error:
         raise ExportError(f"cannot write to {str(out)!r} ({error.strerror}): name another folder with --out") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if made and not any(out.iterdir()):
+        if made and out.is_dir() and not any(out.iterdir()):
             out.rmdir()
 
 
