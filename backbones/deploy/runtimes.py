@@ -5,12 +5,14 @@ written file; its runtime reads both.
 """
 
 import ast
+import contextlib
 import importlib
 import json
 import os
 import tempfile
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from backbones.deploy.programs import (
 
 __all__ = ["FORMATS", "Runtime", "load_export"]
 
+_REWRITING = threading.Lock()  # what is patched meanwhile belongs to the process
 OPSET = 18  # of ONNX, where none is asked for: the first that PyTorch's exporter writes, so that older runtimes read it
 
 
@@ -92,6 +95,25 @@ def _parsed(text: str) -> Any:
         return text
 
 
+@contextlib.contextmanager
+def _without_slice_pairs() -> Iterator[None]:
+    """Without onnxscript's rule that makes a Split of two Slices, which no family has.
+
+    onnxscript 0.7 lists all nodes of the graph anew for each node that it tries this rule on: a third of the time of
+    an export, and of MoH-ViT's and TransNeXt's, which have thousands of nodes, more than ten minutes.
+    """
+    from onnxscript import rewriter
+
+    name = "_DEFAULT_REWRITE_RULES"  # private, so it may go away
+    with _REWRITING:
+        rules = getattr(rewriter, name, ())
+        setattr(rewriter, name, tuple(rule for rule in rules if rule.name != "SlicesSplit") or rules)
+        try:
+            yield
+        finally:
+            setattr(rewriter, name, rules)
+
+
 class ONNXRuntime(Runtime):
     """ONNX, run by ONNX Runtime on the CPU."""
 
@@ -120,7 +142,7 @@ class ONNXRuntime(Runtime):
 
         from backbones.deploy.onnx_operators import translation_table
 
-        with quiet(), contiguous_attention(program):
+        with quiet(), contiguous_attention(program), _without_slice_pairs():
             onnx_program = torch.onnx.export(
                 program,
                 (),

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -335,6 +336,27 @@ def test_as_many_queries_as_channels_of_a_head(tmp_path: Path) -> None:
         for x in (images(33, 70), images(260, 140)):
             with torch.no_grad():
                 assert difference([model(x)], load_export(path)(x)) < model.export_tolerance
+
+
+def test_exporting_takes_as_long_as_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the nodes are looked at about twice as often, and not four times."""
+    from onnx_ir import Node
+
+    looks, look = [0], Node.op_identifier
+
+    def counted(self: Node) -> Any:
+        looks[0] += 1
+        return look(self)
+
+    monkeypatch.setattr(Node, "op_identifier", counted)
+    found = []
+    for depth in (40, 80):
+        looks[0] = 0
+        model = nn.Sequential(*(nn.Sigmoid() for _ in range(depth)))
+        program = capture(model, (torch.randn(2, 3, 32, 32),), (0, 2, 3))
+        FORMATS["onnx"].write(program, tmp_path / f"{depth}.onnx", 18, (0, 2, 3), False)
+        found.append(looks[0])
+    assert 0 < found[1] < 2.5 * found[0], found
 
 
 def test_norms_of_tokens_are_not_transposed() -> None:
