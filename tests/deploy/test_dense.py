@@ -37,7 +37,7 @@ def check_files(module: nn.Module, case: Case, out: Path, draw: Any, sizes: list
         module,
         out,
         case.name,
-        case.formats,
+        list(FORMATS),
         batch=None if "batch" in case.open else 2,
         dynamic_size="height" in case.open,
         compare=compare,
