@@ -14,7 +14,6 @@ layout (``--to official``, ``timm``, ``mmpretrain``). Prints renamed, dropped an
 import argparse
 import ast
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
+from backbones.files import whole_file
 from backbones.weights import (
     Conversion,
     convert_checkpoint,
@@ -145,10 +145,8 @@ def write(
     if out.suffix == ".safetensors":
         save_weights(weights, out, facts)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    torch.save({entry: weights, "meta": facts} if entry else weights, temporary)
-    os.replace(temporary, out)
+    with whole_file(out) as partial:
+        torch.save({entry: weights, "meta": facts} if entry else weights, partial)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -10,7 +10,6 @@ stopped goes on.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from backbones.cli.common import positive_int
 from backbones.diffusion import Autoencoder
+from backbones.files import whole_file
 from backbones.images import find_bad_images, is_hidden, list_images, read_image
 
 SPLITS = ("train", "val")
@@ -104,10 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                         parts.append(encode(autoencoder, pixels))
                         if split == "train":
                             parts.append(encode(autoencoder, pixels.flip(-1)))
-                    partial = path.with_suffix(".partial")
-                    with open(partial, "wb") as file:
+                    with whole_file(path) as partial, partial.open("wb") as file:
                         np.save(file, np.concatenate(parts))
-                    os.replace(partial, path)
                 bar.update(len(images))
     print(args.out)
 

@@ -1,8 +1,7 @@
 """Semantic segmentation models and detectors of OpenMMLab, and denoisers, as modules that take and return tensors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
+
+from backbones.deploy.metadata import FromConfig
 
 __all__ = ["DensePreprocessing", "Detector", "Segmentation", "denoiser", "detection_difference"]
 
@@ -23,7 +24,7 @@ INTERPOLATIONS = {  # as mmcv spells them, and OpenCV
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensePreprocessing:
+class DensePreprocessing(FromConfig):
     """How an image becomes the input of a segmentation model or detector.
 
     Attributes:
@@ -48,13 +49,6 @@ class DensePreprocessing:
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
-
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> "DensePreprocessing":
-        """From a file's metadata: other entries are left out."""
-        values: dict[str, Any] = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
-        lists: dict[str, Any] = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
-        return cls(**values | lists)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image of another size is scaled to."""

@@ -2,17 +2,29 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Preprocessing", "Rescaled", "weights_hash"]
+__all__ = ["FromConfig", "Preprocessing", "Rescaled", "weights_hash"]
+
+_Config = TypeVar("_Config", bound="FromConfig")
+
+
+class FromConfig:
+    """A dataclass that is made of the entries of a dictionary that have its attributes' names."""
+
+    @classmethod
+    def of_config(cls: type[_Config], config: Mapping[str, Any]) -> _Config:
+        """From timm's ``resolve_data_config``, or from a file's metadata: other entries are left out."""
+        names = [field.name for field in fields(cls) if field.name in config]  # type: ignore[arg-type]
+        return cls(**{name: tuple(v) if isinstance(v := config[name], list) else v for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(FromConfig):
     """How an image becomes the input of a model, in timm's terms.
 
     Attributes:
@@ -30,13 +42,6 @@ class Preprocessing:
     std: tuple[float, ...]
     crop_pct: float = 1.0
     crop_mode: str = "center"
-
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> "Preprocessing":
-        """From timm's ``resolve_data_config``, or from a file's metadata: other entries are left out."""
-        values: dict[str, Any] = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
-        lists: dict[str, Any] = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
-        return cls(**values | lists)
 
     def transform(self, rescale: bool = True) -> Any:
         """Transform of a PIL image to the model's input (C, H, W).

@@ -17,6 +17,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg
 from timm.models._builder import resolve_pretrained_cfg
 from torch import Tensor, nn
 
+from backbones.files import whole_file
 from backbones.weights.convert import ENTRIES, Conversion, convert_checkpoint, weights_of
 from backbones.weights.fetch import DownloadError, discard, fetch, home, is_remote, mirrored, sha256_of
 from backbones.weights.read import read_checkpoint
@@ -73,18 +74,12 @@ def save_weights(weights: Mapping[str, Tensor], path: str | os.PathLike, metadat
     """Write a safetensors file that appears only when it is whole."""
     from safetensors.torch import save_file
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as partial:
         tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in weights.items()}
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(tensors, temporary, dict(metadata))
-        temporary.chmod(mode)  # safetensors lets nobody else read its files, but caches and mirrors are shared
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(tensors, partial, dict(metadata))
+        partial.chmod(mode)  # safetensors lets nobody else read its files, but caches and mirrors are shared
 
 
 def _fetch_first(tag: str, known: list[str], cache_dir: str | os.PathLike | None, target: Path) -> tuple[Path, str]:

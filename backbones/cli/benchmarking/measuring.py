@@ -29,6 +29,7 @@ from backbones.cli.common import build_model, default_img_size
 from backbones.deploy import FORMATS, ExportError, export, load_export
 from backbones.deploy.metadata import weights_hash
 from backbones.deploy.programs import first_line
+from backbones.files import whole_file
 
 MODES = ("inference", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -232,10 +233,8 @@ def _exported(
     if not stamp.exists() or torch.load(stamp)["made_of"] != made_of:
         for written in FORMATS.values():
             stamp.with_name(name + written.suffix).unlink(missing_ok=True)
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        partial = stamp.with_name(f".{stamp.name}.partial")
-        torch.save({"made_of": made_of, "inputs": list(inputs)}, partial)
-        os.replace(partial, stamp)
+        with whole_file(stamp) as partial:
+            torch.save({"made_of": made_of, "inputs": list(inputs)}, partial)
     missing = [runtime for runtime, file in files.items() if not file.exists()]
     if missing:
         try:  # the exporter runs once for all

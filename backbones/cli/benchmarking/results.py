@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from backbones.cli.benchmarking.measuring import MODES
 from backbones.cli.benchmarking.runtimes import RUNTIMES
 from backbones.cli.common import format_img_size
+from backbones.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,9 @@ def earlier_rows(path: Path, about: dict[str, str]) -> list[dict[str, object]]:
 def write_csv(
     path: Path, results: Sequence[Result], about: dict[str, str], earlier: Sequence[dict[str, object]] = ()
 ) -> None:
-    """Writes all rows under a temporary name first, so that the file is whole at any time."""
+    """Writes all rows; the file is whole at any time."""
     rows = [*earlier, *(csv_row(result, about) for result in results)]
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

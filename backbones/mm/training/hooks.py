@@ -16,6 +16,7 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
+from backbones.files import whole_file
 from backbones.mm.training.checks import check_data, leaf_datasets
 from backbones.mm.training.run import latest_checkpoint
 from backbones.mm.training.runner import RunStopped
@@ -43,15 +44,12 @@ class AtomicBackend(LocalBackend):
     """
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
-        partial = f"{filepath}.partial-{os.getpid()}"
         try:
-            super().put(obj, partial)
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())  # so that it survives a power cut as well
-            os.replace(partial, filepath)
+            with whole_file(filepath) as partial:
+                super().put(obj, partial)
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())  # so that it survives a power cut as well
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.remove(partial)
             raise RunStopped(
                 f"cannot write {filepath} ({len(obj) / 1e6:.0f} MB): {error.strerror}. Earlier checkpoints are intact: "
                 "make room and go on with --resume"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from backbones.files import whole_file
 from backbones.images import is_hidden
 from backbones.mm.training.annotations import match_coco
 from backbones.mm.training.run import SELF_MADE, check_class_counts, class_names, leaf_configs
@@ -264,8 +265,6 @@ def _write(cfg: Config, text: str, stem: str, suffix: str) -> str:
     folder = Path(cfg.get("work_dir") or "work_dirs", "annotations").absolute()
     path = folder / f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}{suffix}"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".partial-{os.getpid()}")
-        partial.write_text(text)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            partial.write_text(text)
     return str(path)
