@@ -83,6 +83,11 @@ def takes_rescaled(runtime: Runtime) -> bool:
     return runtime.metadata["input"] != "pixels from 0 to 255"
 
 
+def is_rounded(runtime: Runtime) -> bool:
+    """Whether it has weights of eight or sixteen bits, so that what is near a limit may be on its other side."""
+    return "int8" in runtime.metadata or runtime.metadata["half"]
+
+
 def transforms_of(runtime: Runtime, preprocessing: Preprocessing | DensePreprocessing) -> list[Callable[[Any], Tensor]]:
     """What prepares an image (C, H, W) for the file, and for the model."""
     return [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
@@ -117,7 +122,7 @@ def compare_classes(runtime: Runtime, found: Source, files: Sequence[str], topk:
 def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
     """The classes of the most pixels; the same are those of all pixels but one in a hundred.
 
-    Of an int8 file it is the scores that are compared, as when it was written.
+    Of a rounded file it is the scores that are compared, as when one in eight bits is written.
     """
     preprocessing = DensePreprocessing.of_config(runtime.metadata)
     transforms = transforms_of(runtime, preprocessing)
@@ -148,7 +153,7 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
                 wanted, expected = sample.seg_logits.data[None], sample.pred_sem_seg.data[0]
             else:
                 wanted, expected = at_image(found.model(transforms[1](image)[None]), image)
-        if "int8" in runtime.metadata:
+        if is_rounded(runtime):
             near = ScoreAgreement()
             near.add([wanted], [scores])
             agreed += near.excess is None
@@ -161,7 +166,7 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
 def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
     """The best boxes; the same are as many above the model's threshold, of the same classes within a pixel.
 
-    Those of an int8 file are compared by overlap and score, as when it was written.
+    Those of a rounded file are compared by overlap and score, as when one in eight bits is written.
     """
     metadata = runtime.metadata
     preprocessing = DensePreprocessing.of_config(metadata)
@@ -190,7 +195,7 @@ def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: i
             else:
                 expected = above(found.model(transforms[1](image)[None]))
         same = mine[0].shape == expected[0].shape and sorted(mine[2].tolist()) == sorted(expected[2].tolist())
-        if "int8" in metadata:
+        if is_rounded(runtime):
             near = BoxAgreement()
             near.add([y[None] for y in expected], [y[None] for y in mine])
             same = near.excess is None

@@ -162,7 +162,6 @@ class ONNXRuntime(Runtime):
             for dim in output.type.tensor_type.shape.dim:
                 if dim.HasField("dim_param"):
                     dim.dim_param = names.get(dim.dim_param, dim.dim_param)
-        del model.graph.value_info[:]  # shapes in between, by other names
         for node in model.graph.node:  # "stages.0.blocks.0.mlp.fc1/MatMul_15"
             scopes = [p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"]
             if scopes:
@@ -172,7 +171,8 @@ class ONNXRuntime(Runtime):
             from onnxruntime.transformers.float16 import convert_float_to_float16
 
             onnx.load_external_data_for_model(model, str(path.parent))
-            model = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
+            model = convert_float_to_float16(model, keep_io_types=True)
+        del model.graph.value_info[:]  # shapes in between, by other names
         onnx.save(model, path)
 
     @staticmethod

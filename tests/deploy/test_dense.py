@@ -272,6 +272,18 @@ def test_a_trained_model_is_quantised_and_checked(
 
 
 @pytest.mark.mm
+@pytest.mark.slow
+def test_a_detector_of_half_weights(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Its boxes are those of the model, but for those whose scores are about the threshold."""
+    tiny = shallow(RETINANET, tmp_path / "tiny.py", scale=(288, 160), keep_ratio=True)
+    checkpoint = str(save_lively(tiny, tmp_path / "tiny.pth"))
+    assert export.main([checkpoint, "--config", tiny, "--out", str(tmp_path), "--half", "--format", "onnx"]) == 0
+    capsys.readouterr()
+    assert check_export.main([str(tmp_path / "tiny_half.onnx"), "--images", str(photos)]) == 0
+    assert "3 of 3 images have the same" in capsys.readouterr().out
+
+
+@pytest.mark.mm
 def test_a_backbone_keeps_its_layers_in_float() -> None:
     """And those alone, wherever their name is found."""
     module = Segmentation(network("test_transnext", segmentation_base("test_transnext")))
