@@ -252,6 +252,7 @@ def _pt2(
     program = load_program(source)
     example = program.example_inputs[0]
     module: Any = run_program(program)
+    _tell_calls_apart(module)
     quantizer = X86InductorQuantizer()
     quantizer.set_global(get_default_x86_inductor_quantization_config(is_dynamic=batches is None))
     stacks = [node.meta.get("nn_module_stack", {}).values() for node in module.graph.nodes]
@@ -265,6 +266,17 @@ def _pt2(
         _hide_batch_norms(prepared)
         quantised = convert_pt2e(prepared)
     save_program(capture(quantised, example, dynamic, min_side), target)
+
+
+def _tell_calls_apart(module: torch.fx.GraphModule) -> None:
+    """Name the calls of a module by their number, where there are several: RetinaNet's head is called on each level.
+
+    torchao takes all operators of a name for one, and refuses a convolution of more than one output.
+    """
+    for node in module.graph.nodes:  # the second call is "L__self__head.conv@1": ("head.conv", its type)
+        stack = node.meta.get("nn_module_stack", {})
+        calls = {key: (path + "".join(key.partition("@")[1:]), kind) for key, (path, kind) in stack.items()}
+        node.meta["nn_module_stack"] = calls
 
 
 def _batch_norm(*args: Any) -> Tensor:
@@ -297,5 +309,5 @@ def _is_layer(kind: str, rank: int | None) -> bool:
 
 
 def _within(name: str, patterns: Sequence[str]) -> bool:
-    """Whether an operator ("stages.0.blocks.1.attn.proj/MatMul_7") is in a module that a pattern names."""
-    return is_within(name.partition("/")[0], patterns)
+    """Whether an operator ("blocks.1.attn.proj/MatMul_7", "head.conv@1") is in a module that a pattern names."""
+    return is_within(name.partition("/")[0].partition("@")[0], patterns)
