@@ -85,7 +85,7 @@ def takes_rescaled(runtime: Runtime) -> bool:
 
 def is_rounded(runtime: Runtime) -> bool:
     """Whether it has weights of eight or sixteen bits, so that what is near a limit may be on its other side."""
-    return "int8" in runtime.metadata or runtime.metadata["half"]
+    return "int8" in runtime.metadata or bool(runtime.metadata.get("half"))
 
 
 def transforms_of(runtime: Runtime, preprocessing: Preprocessing | DensePreprocessing) -> list[Callable[[Any], Tensor]]:
