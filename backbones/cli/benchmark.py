@@ -24,7 +24,6 @@ import argparse
 import datetime
 import importlib.util
 import itertools
-import math
 import platform
 import sys
 import tempfile
@@ -41,7 +40,15 @@ from backbones.cli.benchmarking.measuring import DTYPES, MODES, PRODUCT, Setting
 from backbones.cli.benchmarking.results import Result, Table, earlier_rows, write_csv
 from backbones.cli.benchmarking.running import Benchmark
 from backbones.cli.benchmarking.runtimes import RUNTIMES, check_runtime
-from backbones.cli.common import check_model, parse_img_size, positive_int
+from backbones.cli.common import (
+    check_model,
+    device,
+    number_in,
+    output_file,
+    output_folder,
+    parse_img_size,
+    positive_int,
+)
 
 
 def cpu_name() -> str:
@@ -102,26 +109,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", choices=DTYPES, default=Settings.dtype, help="bfloat16 means autocast, for optimized the whole model"
     )
-    parser.add_argument("--device", default=Settings.device)
+    parser.add_argument("--device", type=device, default=Settings.device)
     parser.add_argument("--layout", choices=["contiguous", "channels_last"], default=Settings.layout)
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default=Settings.optimizer)
     parser.add_argument("--runs", type=positive_int, default=Settings.runs, help="turns that each has")
-    parser.add_argument("--min-time", type=float, default=Settings.min_time, help="least seconds of a turn")
+    parser.add_argument("--min-time", type=number_in(0), default=Settings.min_time, help="least seconds of a turn")
     parser.add_argument("--no-memory", action="store_true", help="measure speed alone, which takes fewer processes")
     parser.add_argument(
-        "--exports", type=Path, metavar="DIR", help="keep files for other runtimes there, and use those that are there"
+        "--exports",
+        type=output_folder,
+        metavar="DIR",
+        help="keep files for other runtimes there, and use those that are there",
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="rows in the columns of timm's results, and more")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png")
+    parser.add_argument(
+        "--csv", type=output_file, metavar="FILE", help="rows in the columns of timm's results, and more"
+    )
+    parser.add_argument("--plot", type=output_file, metavar="FILE.png")
     return parser
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, baseline: str | None) -> None:
     """Ends with one sentence if something cannot be measured as asked."""
-    try:
-        torch.empty(1, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
     try:
         for name in filter(None, [*args.models, baseline]):
             check_model(name)
@@ -131,24 +139,6 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace, baseline: 
         parser.error(str(error))
     if args.mode == "train" and (unable := [name for name in args.runtime if not RUNTIMES[name].trains]):
         parser.error(f"{' and '.join(unable)} cannot train: leave out --mode train")
-    for option, path in (("--csv", args.csv), ("--plot", args.plot)):
-        if path and path.is_dir():
-            parser.error(f"{option} {path} is a folder: name a file in it")
-    for option, path, folder in (
-        ("--csv", args.csv, args.csv and args.csv.parent),
-        ("--plot", args.plot, args.plot and args.plot.parent),
-        ("--exports", args.exports, args.exports),
-    ):
-        try:  # before hours of measuring
-            if folder:
-                if folder == args.exports:
-                    folder.mkdir(exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder) as file:
-                    file.write(bytes(2**16))
-        except OSError as error:
-            parser.error(f"{option} {path} cannot be written ({error.strerror}): name another")
-    if not 0 <= args.min_time < math.inf:
-        parser.error(f"--min-time must be a number of seconds, 0 or more, got {args.min_time}")
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib: pip install 'efficient-backbones[tools]'")
     if args.plot and args.plot.suffix not in (".png", ".pdf", ".svg"):

@@ -11,12 +11,12 @@ with the metadata that the Hugging Face hub reads: library, task, licence, data 
 import argparse
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
+from backbones.cli.common import output_file
 from backbones.metafiles import Entry, load_metafiles
 
 __all__ = ["card", "find_entry", "main"]
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser("backbones card", description="The hub page of a model, from the metafiles.")
     parser.add_argument("model", help="pretrained tag, registered name, or name of a config")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there instead of printing it")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help="write it there instead of printing it")
     args = parser.parse_args(argv)
     try:
         page = card(find_entry(args.model))

@@ -1,11 +1,14 @@
-"""What several tools share: finding and building a model by name, image sizes, text tables."""
+"""What several tools share: finding and building a model by name, types of arguments, text tables."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import importlib
-from collections.abc import Sequence
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -86,6 +89,57 @@ def positive_int(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text}")
     return int(text)
+
+
+def number_in(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """argparse type of a finite number from `low` to `high`."""
+    limits = f"from {low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high):
+            raise argparse.ArgumentTypeError(f"must be a number, {limits}, got {text}")
+        return value
+
+    return number
+
+
+def device(text: str) -> str:
+    """argparse type of a device that is here: `cpu`, `cuda:1`."""
+    try:
+        torch.zeros(1, device=text).item()
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: {str(error).splitlines()[0]}") from error
+    return text
+
+
+def output_file(text: str) -> Path:
+    """argparse type of a file that will be written, in folders that will be made."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name a file in it")
+    _check_writing(text, path.parent)
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """argparse type of a folder that files will be written to, and that will be made."""
+    _check_writing(text, Path(text))
+    return Path(text)
+
+
+def _check_writing(text: str, folder: Path) -> None:
+    """Said before work begins, not at its end."""
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be written ({error.strerror}): name another") from error
 
 
 def parse_img_size(text: str) -> tuple[int, int]:

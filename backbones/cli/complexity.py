@@ -41,6 +41,7 @@ from backbones.cli.common import (
     default_img_size,
     format_img_size,
     format_table,
+    output_file,
 )
 from backbones.configs import find_config
 from backbones.layers.tables import constant_tables
@@ -479,7 +480,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--activations", action="store_true", help="also count activations (a second trace)")
     parser.add_argument("--attention", action="store_true", help="also show the part of fused attention's products")
     parser.add_argument("--stages", action="store_true", help="also show shape and cost of every stage")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write exact numbers here")
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="write exact numbers here")
     args = parser.parse_args(argv)
 
     names = list(args.models)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
+from backbones.cli.common import output_file
 from backbones.files import whole_file
 from backbones.weights import (
     Conversion,
@@ -165,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", nargs="?", help="checkpoint: file, address, or pretrained tag")
     parser.add_argument("--model", help="model the checkpoint is for, best with its tag: van_b0.in1k")
-    parser.add_argument("--out", type=Path, help="file to write; nothing is written without it")
+    parser.add_argument("--out", type=output_file, help="file to write; nothing is written without it")
     parser.add_argument("--to", default="own", help="own, mm, or one of the family's layouts, such as official")
     parser.add_argument(
         "--entry", default="", help="with a published layout: put the weights under this key, as in 'model'"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.cli.common import positive_int
+from backbones.cli.common import device, output_folder, positive_int
 from backbones.diffusion import Autoencoder
 from backbones.files import whole_file
 from backbones.images import find_bad_images, is_hidden, list_images, read_image
@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("root", type=Path, help="folder with train/<class>/ and val/<class>/")
     parser.add_argument("--autoencoder", required=True, help="folder or hub repository of a diffusers autoencoder")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=output_folder, required=True)
     parser.add_argument("--size", type=int, default=256, help="side in pixels")
     parser.add_argument("--batch-size", type=positive_int, default=16)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:
         autoencoder = Autoencoder(args.autoencoder, args.device)

@@ -25,7 +25,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from torch import nn
 
 import backbones
-from backbones.cli.common import check_model, parse_img_size, positive_int
+from backbones.cli.common import check_model, output_folder, parse_img_size, positive_int
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export
 from backbones.deploy.agreement import BoxAgreement
 from backbones.deploy.dense import Detector, Segmentation, denoiser, detection_difference
@@ -333,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--rescale", action="store_true", help="the file takes pixels from 0 to 255, see docs/export.md"
     )
     parser.add_argument("--opset", type=int, default=OPSET, help=f"of ONNX; default: {OPSET}")
-    parser.add_argument("--out", type=Path, default=Path("exported"), help="folder; default: exported")
+    parser.add_argument("--out", type=output_folder, default=Path("exported"), help="folder; default: exported")
     args = parser.parse_args(argv)
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

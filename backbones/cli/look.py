@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.cli import sample
-from backbones.cli.common import parse_img_size
+from backbones.cli.common import device, number_in, output_folder, parse_img_size
 from backbones.configs import find_config
 from backbones.diffusion import Autoencoder
 from backbones.evaluation import attention as att
@@ -523,23 +523,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", metavar="MODEL", help="NAME, NAME.TAG, NAME=FILE or NAME=random")
     parser.add_argument("--image", nargs="*", default=[], help="image files, folders, or glob patterns in quotes")
-    parser.add_argument("--out", type=Path, default=Path("outputs/look"), help="folder of the pictures and index.html")
+    parser.add_argument(
+        "--out", type=output_folder, default=Path("outputs/look"), help="folder of the pictures and index.html"
+    )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections")
-    parser.add_argument("--pixel", nargs=2, type=float, default=[0.5, 0.5], metavar=("X", "Y"), help="from 0 to 1")
+    parser.add_argument(
+        "--pixel", nargs=2, type=number_in(0, 1), default=[0.5, 0.5], metavar=("X", "Y"), help="from 0 to 1"
+    )
     parser.add_argument("--layers", default="", help="regular expression: attention layers of other names are left out")
     parser.add_argument("--img-size", type=parse_img_size, help="224 or 256x192; by default that of the weights")
     parser.add_argument("--autoencoder", help="generators: folder or hub repository of a diffusers autoencoder")
-    parser.add_argument("--time", type=float, help="generators: of the noise, 0 (none) to 1000; 500 by default")
+    parser.add_argument(
+        "--time", type=number_in(0, 1000), help="generators: of the noise, 0 (none) to 1000; 500 by default"
+    )
     parser.add_argument("--label", type=int, help="generators: class; none by default")
     parser.add_argument("--prompt", help="generators: text; with --text-encoder")
     parser.add_argument("--text-encoder", help="generators: folder or hub repository of T5's encoder and tokenizer")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     import matplotlib  # noqa: F401  what is missing is said before work begins
     import pytorch_grad_cam  # noqa: F401
 
-    if not all(0 <= part <= 1 for part in args.pixel):
-        parser.error(f"--pixel takes fractions of width and height from 0 to 1, not {args.pixel}")
     try:
         files = [file for source in args.image for file in list_images(source)]
         if bad := find_bad_images(files):

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import backbones
-from backbones.cli.common import format_table, positive_int
+from backbones.cli.common import device, format_table, number_in, output_folder, positive_int
 from backbones.images import find_bad_images, list_images, read_image
 
 ROWS = 48  # shown in the table and in the picture; the JSON file has all
@@ -270,9 +270,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--batch-size", type=positive_int, default=32, help="of a classifier; other tasks take image by image"
     )
-    parser.add_argument("--score-thr", type=float, default=0.3, help="boxes below this score are left out")
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs/predict"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--score-thr", type=number_in(0, 1), default=0.3, help="boxes below this score are left out")
+    parser.add_argument("--out-dir", type=output_folder, default=Path("outputs/predict"))
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     if bool(args.model) == bool(args.config) or bool(args.config) != bool(args.checkpoint):
         parser.error("give either --model, or --config and --checkpoint")

@@ -29,11 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backbones.cli.common import format_table, parse_img_size, positive_int
+from backbones.cli.common import device, format_table, output_folder, parse_img_size, positive_int
 from backbones.evaluation import anomaly, probing
 from backbones.evaluation.encoder import Encoder, load_encoder
 from backbones.evaluation.features import extract_features
 from backbones.evaluation.folder import Split, open_folder
+from backbones.files import whole_file
 
 HEADS = ("knn", "linear", "ep", "anomaly")
 COLUMNS = ("model", "weights", "level", "stride", "channels", "head", "score", "settings", "train", "val", "seconds")
@@ -196,6 +197,13 @@ def load_encoders(args: argparse.Namespace) -> list[tuple[Encoder, list[int]]]:
     return found
 
 
+def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="backbones probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -211,10 +219,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=positive_int, default=2000, help="patches that anomaly keeps")
     parser.add_argument("--img-size", type=parse_img_size, help="224 or 256x192; by default that of the weights")
     parser.add_argument("--batch-size", type=positive_int, default=64)
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs/probe"))
-    parser.add_argument("--cache", type=Path, default=Path("outputs/features"), help="folder of computed features")
+    parser.add_argument("--out-dir", type=output_folder, default=Path("outputs/probe"))
+    parser.add_argument(
+        "--cache", type=output_folder, default=Path("outputs/features"), help="folder of computed features"
+    )
     parser.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="keep no features")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     import matplotlib  # noqa: F401  what is missing is said before work begins
     import sklearn  # noqa: F401
@@ -246,10 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 seconds = f"{time.perf_counter() - start:.1f}"
                 cells = (*values, settings, len(train.files), len(val.files), seconds)
                 rows.append(dict(zip(COLUMNS, map(str, cells), strict=True)))
-    with (args.out_dir / "probe.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+                write_rows(args.out_dir / "probe.csv", rows)  # as they come: the next may fail
     print(format_table(COLUMNS, [list(row.values()) for row in rows]))
     print(f"\n{args.out_dir / 'probe.csv'} and pictures beside it")
     return 0

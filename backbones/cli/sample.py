@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones.cli.common import check_model, parse_img_size, positive_int
+from backbones.cli.common import check_model, device, number_in, output_folder, parse_img_size, positive_int
 from backbones.diffusion import (
     SOLVERS,
     Autoencoder,
@@ -189,16 +189,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=positive_int, default=4, help="samples of each label or prompt")
     parser.add_argument("--size", type=parse_img_size, help="pixels: 512 or 512x768 (height x width)")
     parser.add_argument("--frames", type=positive_int, default=1, help="of a video")
-    parser.add_argument("--fps", type=float, default=8.0, help="frames shown in a second")
+    parser.add_argument("--fps", type=number_in(0.1, 100), default=8.0, help="frames shown in a second")
     parser.add_argument("--steps", type=positive_int, default=30)
-    parser.add_argument("--guidance", type=float, default=4.0, help="1: follow labels and texts as learnt")
+    parser.add_argument("--guidance", type=number_in(0), default=4.0, help="1: follow labels and texts as learnt")
     parser.add_argument("--solver", choices=sorted(SOLVERS), default="euler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=positive_int, default=16)
     parser.add_argument("--autoencoder", help="folder or hub repository of a diffusers autoencoder")
     parser.add_argument("--text-encoder", help="folder or hub repository with T5's encoder and tokenizer")
-    parser.add_argument("--out-dir", type=Path, default=Path("outputs/sample"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out-dir", type=output_folder, default=Path("outputs/sample"))
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     if bool(args.model) == bool(args.config):
         parser.error("give either --config or --model")

@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
-from backbones.cli.common import positive_int
+from backbones.cli.common import number_in, positive_int
 from backbones.kernels import keep_freed_memory
 from backbones.mm.training.hooks import RunStopped
 from backbones.mm.training.matching import match_data, trained_names
@@ -99,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--accumulate", type=positive_int, default=1, metavar="N", help="batches a step of the optimizer"
     )
-    parser.add_argument("--ema", type=float, metavar="SHARE", help="average weights, the newest with this share")
+    parser.add_argument(
+        "--ema", type=number_in(0, 1), metavar="SHARE", help="average weights, the newest with this share"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the backbone")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--deterministic", action="store_true")

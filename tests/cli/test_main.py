@@ -1,5 +1,6 @@
 """The console script: its commands, other people's scripts, and an installed wheel outside the checkout."""
 
+import argparse
 import importlib
 import os
 import re
@@ -68,6 +69,49 @@ def test_numbers_of_things_are_checked_before_the_work(words, capsys):
         cli.main(words.split())
     assert ended.value.code == 2
     assert f"argument {option}: must be a whole number, at least 1, got {value}" in capsys.readouterr().err
+
+
+def options_of(command: str, monkeypatch) -> list[argparse.Action]:
+    """The options of a command that take a value."""
+    found = []
+
+    def parse_args(parser, *_):
+        found.extend(action for action in parser._actions if action.option_strings and action.nargs != 0)
+        raise InterruptedError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        importlib.import_module(cli.COMMANDS[command].module).main([])
+    return found
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_what_cannot_be_written_or_used_is_said_before_the_work(command, monkeypatch, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    numbers = [float("nan"), float("inf"), float("-inf"), -1e9]
+    for option in options_of(command, monkeypatch):
+        name = option.option_strings[0]
+        said, values = "", []
+        if name in ("--out", "--out-dir", "--csv", "--plot", "--exports", "--cache"):
+            said, values = "cannot be written (Not a directory): name another", [file / "below" / "deeper"]
+        elif name == "--device":
+            said, values = "cannot be used: ", ["abacus", "cuda:99"]
+        elif isinstance(option.default, float) or name in ("--ema", "--time"):
+            said, values = "must be a number, ", [*numbers, "many"]
+        for value in values:
+            with pytest.raises(SystemExit) as ended:
+                cli.main([command, f"{name}={value}"])
+            error = capsys.readouterr().err
+            assert ended.value.code == 2 and f"argument {name}: " in error and said in error, (name, value, error)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_no_option_is_a_bare_path_or_number(command, monkeypatch):
+    """What is written has a type that tries it, and numbers one that knows their limits."""
+    for option in options_of(command, monkeypatch):
+        assert option.type not in (Path, float), f"{command} {option.option_strings[0]}"
 
 
 def test_an_interrupted_command_says_so(monkeypatch, capsys):

@@ -12,6 +12,7 @@ import timm
 import backbones
 from backbones.cli.benchmarking.results import Result
 from backbones.cli.common import format_img_size
+from backbones.evaluation.drawing import save_figure
 from backbones.metafiles import load_metafiles
 
 
@@ -112,7 +113,7 @@ def plot_accuracy(path: Path, results: Sequence[Result], about: dict[str, str]) 
     figure.canvas.draw()  # places the axes
     for axis, runtime in zip(axes.flat, runtimes, strict=False):
         _label(axis, points[runtime])
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
     plt.close(figure)
     return [model for model in dict.fromkeys(r.model for r in results) if model not in drawn]
 
@@ -206,5 +207,5 @@ def plot_sizes(path: Path, results: Sequence[Result], modes: Sequence[str], abou
         f"{about['layout']}\n{about['versions']}",
         fontsize=9,
     )
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
     plt.close(figure)
