@@ -159,6 +159,7 @@ REFUSED = {
 def _trained(checkpoint: str, config: str, origin: dict[str, Any]) -> Source:
     """A classifier, semantic segmentation model or RetinaNet that ``backbones train`` has trained."""
     from backbones.cli.predict import load_mm
+    from backbones.mm.preprocessing import preprocessing_of
 
     trained = load_mm(config, checkpoint, "cpu")
     kind = type(trained.net).__name__
@@ -173,23 +174,14 @@ def _trained(checkpoint: str, config: str, origin: dict[str, Any]) -> Source:
             f"{config} trains a {kind}{reason}: of configs, Semantic FPN and UPerNet, RetinaNet and classifiers whose "
             "backbone has out_indices=None are exported"
         )
-    settings = trained.cfg.model.get("data_preprocessor") or trained.cfg.data_preprocessor
-    mean, std = (tuple(value / 255 for value in settings[key]) for key in ("mean", "std"))
-    steps = trained.cfg.test_dataloader.dataset.pipeline
     name = Path(checkpoint).stem
+    preprocessing: Any = preprocessing_of(trained.cfg, config)
     if not is_classifier:
-        preprocessing = DensePreprocessing(mean=mean, std=std, **_dense_pipeline(steps, settings, config))
         return _dense(trained, name, origin, preprocessing)
     model = backbone.model
-    size, options = _pipeline(steps, config)
-    return Source(
-        model.eval(),
-        name,
-        origin,
-        Preprocessing(input_size=(model.in_chans, *size), mean=mean, std=std, **options),
-        list(trained.meta.get("classes") or map(str, range(model.num_classes))),
-        img_size=size,
-    )
+    preprocessing = replace(preprocessing, input_size=(model.in_chans, *preprocessing.input_size[1:]))
+    classes = list(trained.meta.get("classes") or map(str, range(model.num_classes)))
+    return Source(model.eval(), name, origin, preprocessing, classes, img_size=preprocessing.input_size[1:])
 
 
 def _dense(trained: Any, name: str, origin: dict[str, Any], preprocessing: DensePreprocessing) -> Source:
@@ -211,44 +203,6 @@ def _dense(trained: Any, name: str, origin: dict[str, Any], preprocessing: Dense
         source.options = {"compare": detection_difference, "agreement": BoxAgreement}
         source.more = {"outputs": ["boxes", "scores", "labels"], "score_threshold": module.score_threshold}
     return source
-
-
-def _pipeline(steps: Sequence[Any], config: str) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Height and width, and the other fields of ``Preprocessing``, that a classifier's test pipeline amounts to."""
-    found = {step["type"].rpartition(".")[2]: step for step in steps}
-    ignored = ("LoadImage", "LoadImageFromFile", "PackInputs", "Resize", "ResizeEdge", "CenterCrop")
-    resize = found.get("Resize") or found.get("ResizeEdge")
-    if set(found) - set(ignored) or not resize or ("ResizeEdge" in found) != ("CenterCrop" in found):
-        raise ValueError(
-            f"the test pipeline of {config} is neither Resize nor ResizeEdge and CenterCrop: {list(found)}"
-        )
-    options = {"interpolation": resize.get("interpolation", "bilinear")}
-    if "CenterCrop" not in found:
-        scale = resize["scale"]
-        width, height = (scale, scale) if isinstance(scale, int) else scale
-        return (height, width), {**options, "crop_mode": "squash"}
-    crop = found["CenterCrop"]["crop_size"]
-    width, height = (crop, crop) if isinstance(crop, int) else crop
-    # timm divides and rounds down
-    return (height, width), {**options, "crop_pct": min(height, width) / (resize["scale"] + 0.5)}
-
-
-def _dense_pipeline(steps: Sequence[Any], settings: Any, config: str) -> dict[str, Any]:
-    """Fields of ``DensePreprocessing`` that the test pipeline and the data preprocessor of a config amount to."""
-    found = {step["type"].rpartition(".")[2]: step for step in steps}
-    known = ("LoadImage", "LoadImageFromFile", "LoadAnnotations", "Resize", "PackDetInputs", "PackSegInputs")
-    if set(found) - set(known) or "Resize" not in found or not settings.get("bgr_to_rgb"):
-        raise ValueError(f"the test pipeline of {config} is not Resize of RGB images alone: {list(found)}")
-    resize = found["Resize"]
-    width, height = resize["scale"]
-    ratio = resize.get("keep_ratio", False)
-    padded = settings.get("pad_size_divisor") or (settings.get("test_cfg") or {}).get("size_divisor") or 1
-    return {
-        "input_size": (3, *(sorted((width, height)) if ratio else (height, width))),
-        "keep_ratio": ratio,
-        "interpolation": resize.get("interpolation", "bilinear"),
-        "size_divisor": padded,
-    }
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,14 +97,25 @@ def test_a_checkpoint_with_its_config(tmp_path: Path) -> None:
     torch.testing.assert_close(runtime(image[None])[0].softmax(-1), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.mm
 def test_pipelines_that_have_no_name_in_timms_terms() -> None:
+    from mmengine.config import Config
+
+    from backbones.mm.preprocessing import preprocessing_of
+
+    def preprocessing(steps: list[dict]) -> Any:
+        settings = {"mean": [127.5] * 3, "std": [255.0] * 3}
+        data = {"dataset": {"pipeline": steps}}
+        cfg = {"default_scope": "mmpretrain", "model": {}, "data_preprocessor": settings, "test_dataloader": data}
+        return preprocessing_of(Config(cfg), "a.py")
+
     steps = [{"type": "LoadImageFromFile"}, {"type": "ResizeEdge", "scale": 248}]
     crop = {"type": "CenterCrop", "crop_size": 224}
-    size, options = export._pipeline([*steps, crop], "a.py")
-    assert size == (224, 224) and int(224 / options["crop_pct"]) == 248
+    found = preprocessing([*steps, crop])
+    assert found.input_size == (3, 224, 224) and int(224 / found.crop_pct) == 248 and found.mean == (0.5,) * 3
     for wrong in (steps, [*steps, crop, {"type": "Grayscale"}]):
         with pytest.raises(ValueError, match=r"pipeline of a.py is neither"):
-            export._pipeline(wrong, "a.py")
+            preprocessing(wrong)
 
 
 @pytest.mark.parametrize(

@@ -145,14 +145,14 @@ def test_preprocessing_is_that_of_the_config(config: str, photos: Path) -> None:
     from mmengine.dataset import Compose
     from mmengine.registry import init_default_scope
 
+    from backbones.mm.preprocessing import preprocessing_of
     from backbones.mm.training.run import load_config
 
     cfg = load_config(config)
     init_default_scope(cfg.default_scope)
     steps = cfg.test_dataloader.dataset.pipeline
     settings = cfg.model.data_preprocessor
-    mean, std = (tuple(v / 255 for v in settings[key]) for key in ("mean", "std"))
-    preprocessing = DensePreprocessing(mean=mean, std=std, **export._dense_pipeline(steps, settings, config))
+    preprocessing: Any = preprocessing_of(cfg, config)
     prepare = Compose([step for step in steps if not step["type"].endswith("Annotations")])
     for file in sorted(photos.iterdir()):
         pixels = prepare({"img_path": str(file)})["inputs"].flip(0).float()
@@ -160,7 +160,8 @@ def test_preprocessing_is_that_of_the_config(config: str, photos: Path) -> None:
         found = preprocessing.transform()(Image.open(file))
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         assert torch.equal(preprocessing.transform(rescale=False)(Image.open(file)), pixels)
-    said = {"mean": list(mean), "std": list(std), "input_size": list(preprocessing.input_size), "classes": []}
+    said = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+    said |= {"input_size": list(preprocessing.input_size), "classes": []}
     said |= {"keep_ratio": preprocessing.keep_ratio, "size_divisor": preprocessing.size_divisor}
     assert DensePreprocessing.of_config(said) == preprocessing
 
