@@ -186,10 +186,17 @@ class Detector(Dense):
             scores, indices = scores.topk(torch.sym_min(self.candidates, scores.shape[1]))
             chosen = indices // classes
             deltas = deltas.gather(1, chosen[..., None].expand(-1, -1, 4))
-            boxes = self.head.bbox_coder.decode(places[chosen].flatten(0, 1), deltas.flatten(0, 1), max_shape=size)
-            levels.append((boxes.view(B, -1, 4), scores, indices % classes))
+            boxes = self.head.bbox_coder.decode(places[chosen].flatten(0, 1), deltas.flatten(0, 1))
+            levels.append((self.clip(boxes, size).view(B, -1, 4), scores, indices % classes))
         boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
         return boxes, scores, labels
+
+    def clip(self, boxes: Tensor, size: Sequence[int]) -> Tensor:
+        """Boxes (N, 4) within the image, as the coder does it in place."""
+        if not self.head.bbox_coder.clip_border:
+            return boxes
+        x, y = boxes.view(-1, 2, 2).unbind(2)
+        return torch.stack([x.clamp(0, size[1]), y.clamp(0, size[0])], 2).flatten(1)
 
     def suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Those of an image's boxes (N, 4) that no better one of their class overlaps: the best ``most``."""

@@ -5,6 +5,17 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+
+@pytest.fixture
+def no_decomposing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an export fail whose operators are not translated as they are."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("operators are decomposed, which takes most of an export's time")
+
+    monkeypatch.setattr(ExportedProgram, "run_decompositions", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,7 @@ def noise(batch: int, height: int, width: int) -> tuple[Tensor]:
 
 @pytest.mark.mm
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_decomposing")
 @pytest.mark.parametrize("case", of_task("segmentation"))
 def test_segmentation_models(case: Case, tmp_path: Path) -> None:
     module = Segmentation(network(case.name, segmentation_base(case.name)), size_divisor=32)
@@ -70,6 +71,7 @@ def test_segmentation_models(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.mm
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_decomposing")
 @pytest.mark.parametrize("case", of_task("detection"))
 def test_detectors(case: Case, tmp_path: Path) -> None:
     module = Detector(network(case.name, "retinanet_digits"), size_divisor=32).eval()
@@ -78,6 +80,7 @@ def test_detectors(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_decomposing")
 @pytest.mark.parametrize("conditions", ["none", "classes", "text"])
 def test_denoisers(conditions: str, tmp_path: Path) -> None:
     options: dict = {"none": {"num_classes": 0}, "classes": {}, "text": {"num_classes": 0, "text_dim": 24}}[conditions]

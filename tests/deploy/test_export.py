@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torchvision.ops import nms
 
 import backbones
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export, load_export
@@ -42,6 +44,7 @@ def check_int8(model: nn.Module, path: Path, crops: Tensor) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_decomposing")
 @pytest.mark.parametrize("name", TINY)
 def test_every_format_computes_what_the_model_does(name: str, crops: Tensor, tmp_path: Path) -> None:
     """At sizes that the exporter never saw, too: smaller, larger, odd, other batches; and nearly so in eight bits.
@@ -84,6 +87,39 @@ class Named(nn.Module):
 def linear() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(Mean(), nn.Linear(3, 7)).eval()
+
+
+class InPlace(nn.Module):
+    """Writes to a part of what it returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + 1
+        x[:, 0].clamp_(min=0)
+        return x
+
+
+class Boxes(nn.Module):
+    """Suppresses boxes, and has an operator that is translated in parts alone (``movedim`` of several dimensions)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores, boxes = x.mean((1, 3))[0], x[0, 0, :, :4].abs().cumsum(1)
+        kept = nms(boxes, scores, 0.5)
+        return torch.zeros_like(scores).scatter(0, kept, scores[kept]) + x.movedim((0, 1), (1, 0)).mean()
+
+
+@pytest.mark.parametrize("model", [InPlace(), Boxes()])
+def test_what_must_be_decomposed_is(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decompose, calls = ExportedProgram.run_decompositions, []
+
+    def counted(program: ExportedProgram, *args: Any) -> ExportedProgram:
+        calls.append(program)
+        return decompose(program, *args)
+
+    monkeypatch.setattr(ExportedProgram, "run_decompositions", counted)
+    (path,) = export(model.eval(), tmp_path, "odd", ["onnx"], img_size=(32, 40), batch=1, dynamic_size=False)
+    assert len(calls) == 1
+    x = torch.randn(1, 3, 32, 40)
+    torch.testing.assert_close(load_export(path)(x)[0], model(x))
 
 
 def test_a_file_says_how_to_use_it(linear: nn.Module, tmp_path: Path) -> None:
