@@ -57,6 +57,17 @@ def test_all_heads_with_and_without_the_cache(few, tmp_path, capsys):
             assert min(picture.size) > 200 and np.ptp(np.asarray(picture.convert("L"))) > 200
 
 
+def test_rows_stay_when_a_later_head_fails(few, tmp_path, monkeypatch):
+    def fail(job):
+        raise MemoryError
+
+    monkeypatch.setitem(probe.RUN, "linear", fail)
+    options = ["--heads", "knn", "linear", "--no-cache", "--out-dir", tmp_path]
+    with pytest.raises(MemoryError):
+        run("test_van.digits", "--data", few, *options)
+    assert [row["head"] for row in read(tmp_path / "probe.csv")] == ["knn"]
+
+
 def test_modes_of_images_do_not_matter(few, tmp_path):
     """A scan in any of the modes is the scan: its distance to the memory that holds it is nothing."""
     scan = Image.open(sorted((few / "train" / "1").iterdir())[0])

@@ -14,7 +14,7 @@ from torchvision.ops import nms
 
 import backbones
 from backbones.deploy import FORMATS, DensePreprocessing, ExportError, Preprocessing, export, load_export
-from backbones.deploy.agreement import INT8_TOLERANCE, ScoreAgreement
+from backbones.deploy.agreement import INT8_TOLERANCE, BoxAgreement, ScoreAgreement
 from backbones.deploy.export import difference
 from backbones.deploy.programs import capture, load_program, run_program
 from backbones.deploy.quantization import _within, quantize
@@ -120,6 +120,28 @@ def test_what_must_be_decomposed_is(model: nn.Module, tmp_path: Path, monkeypatc
     assert len(calls) == 1
     x = torch.randn(1, 3, 32, 40)
     torch.testing.assert_close(load_export(path)(x)[0], model(x))
+
+
+class OneBox(nn.Module):
+    """A box of each image, its score and label."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = x.mean((2, 3))[:, :1].sigmoid()
+        boxes = torch.cat([0 * scores, 0 * scores, 9 + scores, 9 + scores], 1)[:, None]
+        return boxes, scores, (0 * scores).long()
+
+
+def test_half_boxes_are_compared_by_overlap(tmp_path: Path) -> None:
+    """Since another box may stay of those that overlap by about the limit."""
+
+    def other_box(expected: object, found: object) -> float:
+        return 1.0
+
+    options: dict[str, Any] = {"formats": ["onnx", "openvino"], "compare": other_box, "agreement": BoxAgreement}
+    paths = export(OneBox().eval(), tmp_path, "boxes", half=True, **options)
+    assert all(0 <= d < 1e-2 for path in paths for d in load_export(path).metadata["differences"].values())
+    with pytest.raises(ExportError, match="differs from the model by 1"):
+        export(OneBox().eval(), tmp_path, "boxes", **options)
 
 
 def test_a_file_says_how_to_use_it(linear: nn.Module, tmp_path: Path) -> None:
