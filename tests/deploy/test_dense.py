@@ -80,7 +80,6 @@ def test_detectors(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_decomposing")
 @pytest.mark.parametrize("conditions", ["none", "classes", "text"])
 def test_denoisers(conditions: str, tmp_path: Path) -> None:
     options: dict = {"none": {"num_classes": 0}, "classes": {}, "text": {"num_classes": 0, "text_dim": 24}}[conditions]
