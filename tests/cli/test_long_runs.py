@@ -334,7 +334,7 @@ def test_classes_are_counted_in_the_data(digits, tmp_path):
     ("options", "message"),
     [
         (["--amp", "float16"], "--amp float16 needs a GPU: use --amp bfloat16"),
-        (["--ema", "1.5"], "--ema 1.5: .* between 0 and 1"),
+        (["--ema", "1"], "--ema 1.0: .* between 0 and 1"),
         (["--auto-scale-lr"], r"does not say for which batch size .*auto_scale_lr=dict\(base_batch_size=N\)"),
         (["--sharded"], "--sharded divides a model among processes: start them with torchrun"),
         (["--sharded", "--launcher", "pytorch"], "leave EMAHook out of custom_hooks"),

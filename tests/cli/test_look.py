@@ -200,4 +200,4 @@ def test_bad_images_and_pixels_are_named(photos, tmp_path, capsys):
         run("test_van.digits", "--image", tmp_path / "nowhere", "--out", tmp_path / "out")
     with pytest.raises(SystemExit):
         run("test_van.digits", "--image", photos, "--pixel", 30, 40)
-    assert "fractions of width and height" in capsys.readouterr().err
+    assert "argument --pixel: must be a number, from 0 to 1, got 30" in capsys.readouterr().err
