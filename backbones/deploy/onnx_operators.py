@@ -10,7 +10,7 @@ from torch import fx
 from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
 
-__all__ = ["Translated", "translation_table"]
+__all__ = ["Translated", "translation_table", "whole_translations"]
 
 aten = torch.ops.aten
 DROPOUTS = aten.dropout.default, aten.feature_dropout.default
@@ -63,6 +63,8 @@ def _simplify(graph: fx.Graph) -> None:
         source: Any = next(iter(node.args), None)
         if node.target is aten.promote_types.default:  # a check
             graph.erase_node(node)
+        elif node.target is aten.__and__.Tensor:
+            node.target = aten.bitwise_and.Tensor
         elif node.target is aten.detach_.default or (node.target in DROPOUTS and node.args[2] is False):
             node.replace_all_uses_with(source)
             graph.erase_node(node)
@@ -87,6 +89,59 @@ def _is_new(node: fx.Node) -> bool:
     if node.target is aten.to.dtype:
         return node.meta["val"].dtype != node.args[0].meta["val"].dtype  # type: ignore[union-attr]
     return isinstance(node.target, torch._ops.OpOverload) and not node.target.is_view
+
+
+def whole_translations() -> dict[Any, Callable[..., Any]]:
+    """More of them for ``Translated``, of operators that are decomposed otherwise.
+
+    They raise ValueError where they do not know an operator's arguments: then it is decomposed after all.
+    """
+    from onnxscript import opset18
+
+    op: Any = opset18
+
+    def batch_norm(
+        x: Any,
+        weight: Any,
+        bias: Any,
+        mean: Any,
+        var: Any,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> Any:
+        if training or weight is None or bias is None:
+            raise ValueError("a batch norm that trains or has no weights is decomposed")
+        return op.BatchNormalization(x, weight, bias, mean, var, epsilon=eps)
+
+    def rms_norm(x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:
+        axes = list(range(-len(normalized_shape), 0))
+        mean = op.ReduceMean(op.Mul(x, x), axes, keepdims=True)
+        y = op.Div(x, op.Sqrt(op.Add(mean, op.CastLike(EPSILON if eps is None else eps, x))))
+        return y if weight is None else op.Mul(y, weight)
+
+    def rsub(x: Any, other: Any, alpha: float = 1.0) -> Any:
+        return op.Sub(op.CastLike(other, x), op.Mul(x, op.CastLike(alpha, x)))
+
+    def cast(x: Any, dtype: Any, non_blocking: bool = False, copy: bool = False, memory_format: Any = None) -> Any:
+        return op.Cast(x, to=dtype)
+
+    def meshgrid(sides: Sequence[Any], indexing: str) -> Any:
+        if indexing != "ij":
+            raise ValueError(f"meshgrid of indexing {indexing!r} is decomposed")
+        count = len(sides)
+        shapes = [[-1 if i == j else 1 for j in range(count)] for i in range(count)]
+        ones = op.Concat(*(op.Shape(side) for side in sides), axis=0)
+        return tuple(op.Expand(op.Reshape(side, shape), ones) for side, shape in zip(sides, shapes, strict=True))
+
+    return {
+        aten.batch_norm.default: batch_norm,
+        aten.meshgrid.indexing: meshgrid,
+        aten.rms_norm.default: rms_norm,
+        aten.rsub.Scalar: rsub,
+        aten.to.dtype: cast,
+    }
 
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
@@ -122,44 +177,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
             return op.ReduceMean(x, [-2, -1], keepdims=True)
         return op.MatMul(op.MatMul(bins(x, 2, height), x), op.Transpose(bins(x, 3, width), perm=[1, 0]))
 
-    def batch_norm(
-        x: Any,
-        weight: Any,
-        bias: Any,
-        mean: Any,
-        var: Any,
-        training: bool,
-        momentum: float,
-        eps: float,
-        cudnn_enabled: bool,
-    ) -> Any:
-        return op.BatchNormalization(x, weight, bias, mean, var, epsilon=eps)
-
-    def rms_norm(x: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Any:
-        axes = list(range(-len(normalized_shape), 0))
-        mean = op.ReduceMean(op.Mul(x, x), axes, keepdims=True)
-        y = op.Div(x, op.Sqrt(op.Add(mean, op.CastLike(EPSILON if eps is None else eps, x))))
-        return y if weight is None else op.Mul(y, weight)
-
-    def rsub(x: Any, other: Any, alpha: float = 1.0) -> Any:
-        return op.Sub(op.CastLike(other, x), op.Mul(x, op.CastLike(alpha, x)))
-
-    def cast(x: Any, dtype: Any, non_blocking: bool = False, copy: bool = False, memory_format: Any = None) -> Any:
-        return op.Cast(x, to=dtype)
-
-    def meshgrid(sides: Sequence[Any], indexing: str) -> Any:
-        count = len(sides)
-        shapes = [[-1 if i == j else 1 for j in range(count)] for i in range(count)]
-        ones = op.Concat(*(op.Shape(side) for side in sides), axis=0)
-        return tuple(op.Expand(op.Reshape(side, shape), ones) for side, shape in zip(sides, shapes, strict=True))
-
     return {
-        aten.__and__.Tensor: lambda x, y: op.And(x, y),
-        aten.batch_norm.default: batch_norm,
-        aten.meshgrid.indexing: meshgrid,
-        aten.rms_norm.default: rms_norm,
-        aten.rsub.Scalar: rsub,
-        aten.to.dtype: cast,
         aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d,
         aten.remainder.Scalar: remainder,
         aten.sort.stable: sort_stable,

@@ -140,22 +140,17 @@ class ONNXRuntime(Runtime):
     def write(program: ExportedProgram, path: Path, opset: int, dynamic: Sequence[int], half: bool) -> None:
         import onnx
 
-        from backbones.deploy.onnx_operators import Translated, translation_table
+        from backbones.deploy.onnx_operators import Translated, translation_table, whole_translations
 
-        options = {
-            "dynamo": True,
-            "verbose": False,
-            "optimize": True,
-            "opset_version": opset,
-            "custom_translation_table": translation_table(),
-        }
+        options = {"dynamo": True, "verbose": False, "optimize": True, "opset_version": opset}
+        table = translation_table()
         with quiet(), contiguous_attention(program), _without_slice_pairs():
             try:
-                translated = Translated(program)
+                translated, whole = Translated(program), table | whole_translations()
                 with translated.attempt():
-                    onnx_program = torch.onnx.export(translated, (), **options)
+                    onnx_program = torch.onnx.export(translated, (), custom_translation_table=whole, **options)
             except Exception:  # of many types: something that is translated in parts alone
-                onnx_program = torch.onnx.export(program, (), **options)
+                onnx_program = torch.onnx.export(program, (), custom_translation_table=table, **options)
             onnx_program.save(str(path))
         model = onnx.load(path, load_external_data=False)
         names = {}

@@ -107,7 +107,20 @@ class Boxes(nn.Module):
         return torch.zeros_like(scores).scatter(0, kept, scores[kept]) + x.movedim((0, 1), (1, 0)).mean()
 
 
-@pytest.mark.parametrize("model", [InPlace(), Boxes()])
+class Columns(nn.Module):
+    """A grid whose first side is the columns, a batch norm without weights, and bits that two numbers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (torch.arange(side, dtype=torch.float32) for side in x.shape[2:])
+        grid, _ = torch.meshgrid(columns, rows, indexing="xy")
+        return self.norm(x) + grid + (x.long() & 3)
+
+
+@pytest.mark.parametrize("model", [InPlace(), Boxes(), Columns()])
 def test_what_must_be_decomposed_is(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decompose, calls = ExportedProgram.run_decompositions, []
 
