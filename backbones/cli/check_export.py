@@ -34,7 +34,7 @@ def find_source(runtime: Runtime, args: argparse.Namespace) -> Source:
     Raises:
         ValueError: If its weights are others.
     """
-    origin = runtime.metadata["source"]
+    origin = runtime.source
     if args.source:
         origin = {"source": args.source, "model": args.model, "config": args.config, "random": args.random_weights}
     found = load_source(**origin)
@@ -59,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if bad := find_bad_images(files):
             raise ValueError("; ".join(f"{file}: {reason}" for file, reason in bad.items()))
         runtime = load_export(args.file)
-        if "source" not in runtime.metadata:
-            raise ValueError("it was not written by `backbones export`: it says nothing of its model")
-        if runtime.metadata["task"] == "generation":
+        if runtime.metadata.get("task") == "generation":
             raise ValueError("it takes latents, not images: `backbones sample` draws with the model itself")
         found = find_source(runtime, args)
         rows, agreed = COMPARISONS[found.task](runtime, found, files, args.topk)
@@ -78,11 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 Rows = tuple[list[list[str]], int]  # of a table, an image each, and how many images have the same result
 
 
-def takes_rescaled(runtime: Runtime) -> bool:
-    """Whether the mean is to be subtracted outside of the file."""
-    return runtime.metadata["input"] != "pixels from 0 to 255"
-
-
 def is_rounded(runtime: Runtime) -> bool:
     """Whether it has weights of eight or sixteen bits, so that what is near a limit may be on its other side."""
     return "int8" in runtime.metadata or bool(runtime.metadata.get("half"))
@@ -90,7 +83,7 @@ def is_rounded(runtime: Runtime) -> bool:
 
 def transforms_of(runtime: Runtime, preprocessing: Preprocessing | DensePreprocessing) -> list[Callable[[Any], Tensor]]:
     """What prepares an image (C, H, W) for the file, and for the model."""
-    return [preprocessing.transform(rescale) for rescale in (takes_rescaled(runtime), True)]
+    return [preprocessing.transform(rescale) for rescale in (not runtime.takes_pixels, True)]
 
 
 def batch_of(runtime: Runtime, image: Tensor) -> Tensor:

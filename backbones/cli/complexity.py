@@ -3,7 +3,7 @@
     backbones complexity van_b0 litv2_s
     backbones complexity litv2_s --img-size 384 --stages
     backbones complexity --all --csv complexity.csv
-    backbones complexity van-b0_retinanet-fpn_8xb2-1x_coco --img-size 800 1280
+    backbones complexity van-b0_retinanet-fpn_8xb2-1x_coco --img-size 800x1280
 
 Multiply-accumulates (MACs; papers often call them FLOPs) are counted by fvcore on a traced graph at batch 1, with
 handles for what fvcore misses: fused attention, deformable convolution, `baddbmm`, broadcast products. As in fvcore,
@@ -42,6 +42,7 @@ from backbones.cli.common import (
     format_img_size,
     format_table,
     output_file,
+    parse_img_size,
 )
 from backbones.configs import find_config
 from backbones.layers.tables import constant_tables
@@ -473,7 +474,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "models", nargs="*", metavar="MODEL", help="a name known to timm, module:callable, or a config of OpenMMLab's"
     )
     parser.add_argument("--all", action="store_true", help="every model of this package")
-    parser.add_argument("--img-size", type=int, nargs="+", metavar=("H", "W"), help="default: each model's own")
+    parser.add_argument("--img-size", type=parse_img_size, metavar="HxW", help="default: each model's own")
     parser.add_argument(
         "--num-classes", type=int, metavar="N", help="width of the classifier; default: each model's own"
     )
@@ -488,9 +489,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names += [n for n in backbones.list_models() if not n.startswith("test_") and n not in names]
     if not names:
         parser.error("name a model, or give --all")
-    if args.img_size and (len(args.img_size) > 2 or min(args.img_size) < 1):
-        parser.error(f"--img-size takes a height, or a height and a width; got {args.img_size}")
-    size = (args.img_size[0], args.img_size[-1]) if args.img_size else None
+    size = args.img_size
     configs = {}
     for name in names:
         try:

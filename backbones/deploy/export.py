@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backbones.deploy.agreement import INT8_TOLERANCE, Agreement, ScoreAgreement
 from backbones.deploy.dense import DensePreprocessing
-from backbones.deploy.metadata import Preprocessing, Rescaled, weights_hash
+from backbones.deploy.metadata import PIXELS, Preprocessing, Rescaled, weights_hash
 from backbones.deploy.programs import DIMENSIONS, capture, first_line, tensors
 from backbones.deploy.quantization import DYNAMIC, quantize, quantizer_version, require_quantizer
 from backbones.deploy.runtimes import FORMATS, OPSET
@@ -112,7 +112,7 @@ def export(
         **(metadata or {}),
     }
     if preprocessing:
-        stated |= {**asdict(preprocessing), "input": "pixels from 0 to 255" if rescale else "rescaled by mean and std"}
+        stated |= {**asdict(preprocessing), "input": PIXELS if rescale else "rescaled by mean and std"}
     if "input_size" in stated and not dynamic_size:  # whatever the model's own size is
         stated["input_size"] = (stated["input_size"][0], *img_size)
         stated |= {"keep_ratio": False} if "keep_ratio" in stated else {}

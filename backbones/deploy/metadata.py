@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FromConfig", "Preprocessing", "Rescaled", "weights_hash"]
+__all__ = ["PIXELS", "FromConfig", "Preprocessing", "Rescaled", "weights_hash"]
+
+PIXELS = "pixels from 0 to 255"  # what a file takes that subtracts the mean itself
 
 _Config = TypeVar("_Config", bound="FromConfig")
 

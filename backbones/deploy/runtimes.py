@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from backbones.deploy.metadata import PIXELS
 from backbones.deploy.programs import (
     DIMENSIONS,
     contiguous_attention,
@@ -60,6 +61,24 @@ class Runtime(ABC):
     @abstractmethod
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run it; inputs and outputs in the model's order."""
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the file itself subtracts the mean and divides by the deviation."""
+        return self.metadata.get("input") == PIXELS
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """What `backbones export` made the file from.
+
+        Raises:
+            ValueError: If another program wrote it.
+        """
+        if "source" not in self.metadata:
+            raise ValueError(
+                f"this {self.suffix} file was not written by `backbones export`: it says nothing of its model"
+            )
+        return self.metadata["source"]
 
     @staticmethod
     @abstractmethod

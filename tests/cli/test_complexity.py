@@ -186,7 +186,7 @@ def test_image_sizes_as_text() -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "counts.csv"
-    assert main(["test_van", "test_convnext", "--img-size", "64", "96", "--stages", "--csv", str(path)]) == 0
+    assert main(["test_van", "test_convnext", "--img-size", "64x96", "--stages", "--csv", str(path)]) == 0
     out = capsys.readouterr().out
     assert "64x96" in out and "stages.3" in out
     rows = list(csv.DictReader(path.open()))
@@ -206,7 +206,7 @@ def test_command_goes_on_after_a_model_that_fails(capsys: pytest.CaptureFixture[
     [
         [],
         ["van_b99"],
-        ["test_van", "--img-size", "1", "2", "3"],
+        ["test_van", "--img-size", "1x2x3"],
         ["configs/van/classification/van-b0_8xb128_in1k.py"],  # a config has no size of its own
         ["configs/none.py", "--img-size", "224"],
     ],

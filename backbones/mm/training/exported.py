@@ -34,9 +34,7 @@ def open_export(path: str, cfg: Config) -> tuple[Runtime, Names | None]:
         FileNotFoundError: If it does not exist.
     """
     runtime = load_export(path)
-    said = runtime.metadata
-    if "source" not in said:
-        raise ValueError(f"{path} was not written by `backbones export`: it says nothing of its model")
+    said, source = runtime.metadata, runtime.source
     task = TASKS[cfg.default_scope]
     if said["task"] != task:
         raise ValueError(f"{path} is for {said['task']}, {cfg.filename} for {task}")
@@ -53,8 +51,7 @@ def open_export(path: str, cfg: Config) -> tuple[Runtime, Names | None]:
             raise ValueError(
                 f"{path} takes {taken} pixels, the config's images {images}: export it with --size {remedy}"
             )
-    own = said["source"].get("config")
-    return runtime, Names(tuple(said["classes"]), path) if own else None
+    return runtime, Names(tuple(said["classes"]), path) if source.get("config") else None
 
 
 class _File(nn.Module):
@@ -65,12 +62,11 @@ class _File(nn.Module):
         self.runtime = runtime
         said = runtime.metadata
         self.batch = said["batch"]
-        self.takes_pixels = said["input"] == "pixels from 0 to 255"
         self.mean, self.std = (255 * torch.tensor(said[key]).view(-1, 1, 1) for key in ("mean", "std"))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = x.cpu()
-        if self.takes_pixels:
+        if self.runtime.takes_pixels:
             x = x * self.std + self.mean
         outputs = []
         for part in x.split(self.batch or len(x)):

@@ -116,5 +116,5 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.M
     mean = "data_preprocessor.mean=[1.0,2.0,3.0]"
     refused(CLASSIFIER, file, f"{file} was exported for images of mean .* the config's have", "--cfg-options", mean)
     torch.export.save(torch.export.load("test_van.digits.pt2"), "other.pt2")
-    refused(CLASSIFIER, "other.pt2", "other.pt2 was not written by `backbones export`")
+    refused(CLASSIFIER, "other.pt2", "this .pt2 file was not written by `backbones export`")
     refused(SEGMENTATION, file, f"{file} is for classification, .*semfpn.* for segmentation")
