@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from backbones.cli.common import format_table, positive_int
 from backbones.cli.export import Source, add_source_arguments, load_source
 from backbones.deploy import DensePreprocessing, Preprocessing, Runtime, load_export
-from backbones.deploy.agreement import INT8_TOLERANCE, BoxAgreement, ScoreAgreement
+from backbones.deploy.agreement import BoxAgreement, ScoreAgreement
 from backbones.deploy.metadata import weights_hash
 from backbones.images import find_bad_images, list_images, read_image
 from backbones.weights import DownloadError
@@ -157,12 +157,10 @@ def compare_maps(runtime: Runtime, found: Source, files: Sequence[str], topk: in
 
 
 def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: int) -> Rows:
-    """The best boxes; the same are those of the same classes that overlap by nine tenths with nearly the same score.
+    """The best boxes; the same are as many above the model's threshold, of the same classes within a pixel.
 
-    Not all, since what suppresses another or is suppressed where two overlap just by the limit is a matter of the last
-    digit. Those of a rounded file are compared as when one in eight bits is written.
+    Those of a rounded file are compared by overlap and score, as when one in eight bits is written.
     """
-    overlap, tolerance = (0.5, INT8_TOLERANCE) if is_rounded(runtime) else (0.9, 0.05)
     metadata = runtime.metadata
     preprocessing = DensePreprocessing.of_config(metadata)
     transforms = transforms_of(runtime, preprocessing)
@@ -189,9 +187,15 @@ def compare_boxes(runtime: Runtime, found: Source, files: Sequence[str], topk: i
                 expected = instances.bboxes, instances.scores, instances.labels
             else:
                 expected = above(found.model(transforms[1](image)[None]))
-        near = BoxAgreement(overlap)
-        near.add([y[None] for y in expected], [y[None] for y in mine])
-        agreed += near.relative_error <= tolerance
+        same = mine[0].shape == expected[0].shape and sorted(mine[2].tolist()) == sorted(expected[2].tolist())
+        if is_rounded(runtime):
+            near = BoxAgreement()
+            near.add([y[None] for y in expected], [y[None] for y in mine])
+            same = near.excess is None
+        elif same and len(mine[0]):
+            apart = torch.cdist(expected[0], mine[0], p=float("inf"))
+            same = bool(apart.masked_fill(expected[2][:, None] != mine[2], float("inf")).amin(1).max() < 1)
+        agreed += same
         rows.append([file, describe(*mine), describe(*expected)])
     return rows, agreed
 

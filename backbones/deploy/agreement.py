@@ -96,15 +96,11 @@ class BoxAgreement(Agreement):
     The partner of a box is the other side's box of its label that overlaps it by half of their union or more; of
     several, the one with the best score. The better half of each side's boxes is looked for among all of the other's:
     which boxes have the last places is a matter of rounding.
-
-    Args:
-        overlap: The least share of the union, where it is not half.
     """
 
     whole = "boxes' scores"
 
-    def __init__(self, overlap: float = 0.5) -> None:
-        self.overlap = overlap
+    def __init__(self) -> None:
         self._difference = self._scores = self._matched = 0.0
 
     def add(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> None:
@@ -118,7 +114,7 @@ class BoxAgreement(Agreement):
     def _look_for(self, boxes: Sequence[Tensor], others: Sequence[Tensor]) -> None:
         best = math.ceil(len(boxes[1]) / 2)
         places, scores, labels = (part[:best] for part in boxes)
-        overlap = box_iou(places.double(), others[0].double()) >= self.overlap
+        overlap = box_iou(places.double(), others[0].double()) >= 0.5
         partners = F.pad(torch.where(overlap & (labels[:, None] == others[2]), others[1], 0), (0, 1)).amax(1)
         self._difference += (scores - partners).abs().sum().item()
         self._scores += scores.sum().item()

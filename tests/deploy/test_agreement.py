@@ -39,8 +39,8 @@ SCORES = torch.tensor([[0.8, 0.4, 0.1, 0.0]])
 LABELS = torch.tensor([[0, 1, 0, -1]])
 
 
-def boxes(*found: Tensor, overlap: float = 0.5) -> BoxAgreement:
-    near = BoxAgreement(overlap)
+def boxes(*found: Tensor) -> BoxAgreement:
+    near = BoxAgreement()
     near.add([BOXES, SCORES, LABELS], found)
     return near
 
@@ -51,8 +51,6 @@ def test_boxes() -> None:
     assert same.values == {"relative_error": 0, "matched_boxes": 1} and same.excess is None
     assert boxes(BOXES + 1, SCORES, LABELS).values == same.values  # overlap by 81 of 119
     assert boxes(BOXES + 2, SCORES, LABELS).matched == 0  # 64 of 136
-    assert boxes(BOXES + 0.2, SCORES, LABELS, overlap=0.9).values == same.values  # 96.04 of 103.96
-    assert boxes(BOXES + 0.5, SCORES, LABELS, overlap=0.9).matched == 0  # 90.25 of 109.75
     lower = boxes(BOXES, SCORES / 2, LABELS)
     assert lower.relative_error == pytest.approx((0.6 + 0.6) / (1.2 + 0.6)) and lower.matched == 1
     other = LABELS.clone()
