@@ -168,6 +168,35 @@ def test_preprocessing_is_that_of_the_config(config: str, photos: Path) -> None:
     assert DensePreprocessing.of_config(said) == preprocessing
 
 
+def test_same_boxes() -> None:
+    """In any order; what is near the threshold or in the last place may be another, and nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    places = 200 * torch.rand(20, 4, generator=generator)
+    scores, labels = torch.linspace(0.9, 0.1, 20), torch.arange(20) % 3
+    boxes = places, scores, labels
+
+    def changed(part: int, row: int, by: float) -> list[Tensor]:
+        parts = [part.clone() for part in boxes]
+        parts[part][row] += by
+        return parts
+
+    def same(found: Any, threshold: float = 0.05, most: int = 100) -> bool:
+        forth, back = (check_export.same_boxes(*pair, threshold, most) for pair in ((boxes, found), (found, boxes)))
+        assert forth == back
+        return forth
+
+    assert same([part.flip(0) for part in boxes])
+    assert same(changed(0, 7, 0.9)) and not same(changed(0, 7, 2))
+    assert same(changed(1, 7, 5e-4)) and not same(changed(1, 7, 2e-3))
+    assert not same(changed(2, 7, 1))
+    fewer = [part[:-1] for part in boxes]
+    assert not same(fewer) and same(fewer, threshold=0.1 - 5e-5)
+    assert not same(changed(0, 19, 50)) and same(changed(0, 19, 50), most=20)
+    assert not same(changed(0, 18, 50), most=20)
+    nothing = [part[:0] for part in boxes]
+    assert not same(nothing) and check_export.same_boxes(nothing, nothing, 0.05, 100)
+
+
 @pytest.mark.mm
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "rescale"), [(SEGMENTATION, True), (RETINANET, False)])
