@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
@@ -487,6 +488,22 @@ def test_tensors_of_other_kinds_stay_what_they_are() -> None:
         with torch.inference_mode():
             fast(x)
             torch.testing.assert_close(fast(x), model(x), atol=1e-5, rtol=1e-5)
+
+
+def test_eight_bits_that_are_far_from_the_model_are_said() -> None:
+    """Inputs beyond the calibrated range: said from 15 %, and not computed where nothing of the result is left."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 128)).eval(), torch.randn(64, 32)
+    fast = backbones.optimize(model, dtype=torch.int8, calibration=x)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast(x)
+    said = r"by \d\d% of their norm, more than 15%.*int8_float_layers"
+    with torch.inference_mode(), pytest.warns(UserWarning, match=said):
+        found = fast(3 * x[:32])
+        assert 0.15 < _relative_error(found, model(3 * x[:32])) < 0.9
+    with torch.inference_mode(), pytest.warns(UserWarning, match="runs as it is: .*calibrate with inputs like these"):
+        assert torch.equal(fast(100 * x[:16]), model(100 * x[:16]))
 
 
 def test_another_type_afterwards() -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-__all__ = ["INT8_TOLERANCE", "Agreement", "BoxAgreement", "ScoreAgreement"]
+from backbones.kernels.int8 import INT8_TOLERANCE
 
-INT8_TOLERANCE = 0.15  # of an agreement's relative error
+__all__ = ["INT8_TOLERANCE", "Agreement", "BoxAgreement", "ScoreAgreement"]
 
 
 class Agreement(ABC):

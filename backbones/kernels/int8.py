@@ -23,6 +23,7 @@ _NAMES = ("qlinear_prepack", "qlinear_pointwise", "qconv_prepack", "qconv_pointw
 # Least and largest input of a layer, by the names of the tensors that its weights are made of: the same at all sizes.
 Ranges = dict[tuple[str, ...], tuple[float, float]]
 
+INT8_TOLERANCE = 0.15  # of the relative error of what a model computes
 LARGEST_WEIGHT = 63
 FLOAT = 1.0, 0, torch.float32  # scale, zero point and type of what a layer computes
 # Products that an entry of the input meets. Below, making bytes of the input takes as long as eight bits save.
