@@ -191,6 +191,21 @@ def test_int8_convolutions() -> None:
     assert targets == {"qconv_pointwise": 5, "qlinear_pointwise": 2}
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("hidden", "layers"), [(64, 1), (8, 2)])
+def test_two_linear_layers_in_a_row(hidden: int, layers: int, bias: bool) -> None:
+    """One layer, where that is fewer products."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, hidden, bias), nn.Linear(hidden, 48, bias)).eval()
+    fast, x = backbones.optimize(model), torch.randn(2, 70, 32)
+    fast(x)
+    with torch.inference_mode():
+        _assert_same(fast(x), model(x), 1e-5)
+    program, _, _ = record(fast._run, (x,), fast._names())
+    pack(program)
+    assert sum("dnn" in str(node.target) for node in program.graph.nodes) == layers
+
+
 def test_int8_keeps_layers_in_float() -> None:
     model = _model("test_davit")
     model.int8_float_layers = ("stages.*.blocks", "head.fc")

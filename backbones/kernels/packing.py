@@ -64,6 +64,14 @@ class Layer:
             bias = shift if bias is None else bias + shift
         return replace(self, weight=self.weight * scale.view(-1, 1, 1, 1), bias=bias)
 
+    def after(self, first: "Layer") -> "Layer":
+        """The linear layer of pixels that two are."""
+        weight, inner = (layer.weight[:, :, 0, 0].double() for layer in (self, first))
+        bias = None if first.bias is None else (weight @ first.bias.double()).float()
+        if self.bias is not None:
+            bias = self.bias if bias is None else bias + self.bias
+        return replace(self, weight=(weight @ inner).float()[:, :, None, None], bias=bias, key=first.key + self.key)
+
 
 def pack(program: Program, ranges: Ranges | None = None) -> None:
     """Fold what stands around the layers of a program into them, and pack their weights once.
@@ -202,6 +210,13 @@ class _Packer:
         if w is None or w.ndim != 2 or not self.packs(layout.dtype, w.dtype) or 0 in layout.shape + w.shape:
             return
         rows, width = math.prod(layout.shape[:-1]), layout.shape[-1]
+        layer = Layer(w[:, :, None, None].float(), None if b is None else b.float(), key=key)
+        result = Layout(node, (1, len(w), rows, 1), (rows * len(w), 1, len(w), len(w)), 0, out.dtype)
+        found = self.layer_of(x, layout)
+        if found and found[1].plain and found[1].pointwise and found[0].meta["layout"].shape == (1, width, rows, 1):
+            both = layer.after(found[1])
+            if both.weight.numel() < layer.weight.numel() + found[1].weight.numel():
+                return self.put(node, both, result, found[0].args[0])
         if not _is_contiguous(layout):
             dense = torch.empty(layout.shape, device="meta").stride()
             x = self.program.call(node, aten.contiguous.default, (x,), layout._replace(stride=dense))
@@ -209,8 +224,6 @@ class _Packer:
         image = self.program.view(
             node, layout.root, (1, width, rows, 1), (rows * width, 1, width, width), layout.offset
         )
-        result = Layout(node, (1, len(w), rows, 1), (rows * len(w), 1, len(w), len(w)), 0, out.dtype)
-        layer = Layer(w[:, :, None, None].float(), None if b is None else b.float(), key=key)
         self.put(node, layer, result, image)
 
     def activation(self, node: fx.Node, x: fx.Node, act: tuple[str, str]) -> None:
