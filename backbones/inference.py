@@ -16,9 +16,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from backbones.kernels import keep_freed_memory
 from backbones.kernels.int8 import INT8_TOLERANCE, Ranges, has_int8_kernels, is_within, observe
-from backbones.kernels.machine import current_machine, is_observed
+from backbones.kernels.machine import current_machine
 from backbones.kernels.packing import pack
-from backbones.kernels.recording import record
+from backbones.kernels.planner import calls_are_observed
+from backbones.kernels.recording import Program, record
 
 PROGRAMS = 4  # that are kept
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -32,7 +33,8 @@ class Optimized(nn.Module):
     used last are kept, each with packed weights of its own: about as much memory as the parameters again. Where a
     compiler or tracer looks at it, and for arguments by name or that are no tensors, it is the model. Weights are
     loaded through it (``fast.load_state_dict``, or that of a module that holds it), or changed in place, which makes
-    programs anew; modules of it are not to be replaced.
+    programs anew, but not through ``.data``, nor with ``assign`` in its model; modules of it are not to be replaced or
+    given hooks.
 
     Args:
         model: A model in evaluation mode, which becomes this one's own.
@@ -56,14 +58,18 @@ class Optimized(nn.Module):
         self.model = model.eval().requires_grad_(False)
         if dtype is not None:
             self.model._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
-        for module in self.model.modules():
-            if isinstance(module, nn.Conv2d):  # channels last, which is what packed layers take
-                module.to(memory_format=torch.channels_last)
+        self._lay_out(torch.channels_last)  # which is what packed layers take
         self.dtype = dtype
         self.training = False
         self._programs: OrderedDict[Any, Callable] = OrderedDict()
         self._weights: list[Tensor] = []  # whose changes in place are watched
         self._ranges = self._observe(calibration)
+
+    def _lay_out(self, memory_format: torch.memory_format) -> None:
+        """Weights of convolutions, and with them the maps that they compute."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=memory_format)
 
     def train(self, mode: bool = True) -> "Optimized":
         """Stays in evaluation mode.
@@ -97,8 +103,9 @@ class Optimized(nn.Module):
         return {**super().__getstate__(), "_programs": OrderedDict(), "_weights": []}  # type: ignore[misc]
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        if options or is_observed() or not all(type(x) is Tensor and x.device.type == "cpu" for x in inputs):
+        if options or calls_are_observed() or not all(type(x) is Tensor and x.device.type == "cpu" for x in inputs):
             return self._run(*inputs, **options)
+        inputs = tuple(x.clone() if x.storage_offset() else x for x in inputs)  # one program for all parts of a tensor
         key = self._changes(), self._key(inputs)
         # tensors of inference mode, if the caller is in it: gradients of what is computed from others are the caller's
         with torch.no_grad():
@@ -107,7 +114,8 @@ class Optimized(nn.Module):
                 with contextlib.suppress(KeyError):  # another thread may have let it go
                     self._programs.move_to_end(key)
                 return program(*inputs)
-            self._weights = [p for p in self.model.parameters() if _counts_changes(p)]
+            tensors = chain(self.model.parameters(), self.model.buffers())
+            self._weights = [t for t in tensors if _counts_changes(t)]
             key = self._changes(), self._key(inputs)
             self._programs[key], result = self._make(inputs)
             if len(self._programs) > PROGRAMS:
@@ -136,7 +144,7 @@ class Optimized(nn.Module):
             groups.setdefault(self._key(inputs), []).append(inputs)
         with torch.inference_mode():
             for group in groups.values():  # one program at a time, since each has packed weights of its own
-                program, _, _ = record(self._run, group[0], self._names())
+                program, _, _ = self._record(group[0])
                 pack(program)
                 for inputs in group:
                     observe(program, inputs, ranges)
@@ -154,25 +162,44 @@ class Optimized(nn.Module):
         return autocast, *((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
 
     def _changes(self) -> int:
-        """How often weights were changed in place, which whoever holds the model may do."""
+        """How often weights and buffers were changed in place, which whoever holds the model may do."""
         return sum(weight._version for weight in self._weights)
 
     def _names(self) -> dict[int, str]:
         """Names of the model's tensors by address."""
         return {t.data_ptr(): name for name, t in chain(self.model.named_parameters(), self.model.named_buffers())}
 
+    def _record(self, inputs: tuple[Tensor, ...]) -> tuple[Program, Any, Callable]:
+        """``record`` the model, which may view maps as only its own layout allows."""
+        try:
+            return record(self._run, inputs, self._names())
+        except RuntimeError:
+            self._lay_out(torch.contiguous_format)
+            try:
+                return record(self._run, inputs, self._names())
+            except RuntimeError:  # it was not that
+                self._lay_out(torch.channels_last)
+                raise
+
     def _make(self, inputs: tuple[Tensor, ...]) -> tuple[Callable, Any]:
         """A program for such inputs, and what it returns for these."""
         names = self._names()
-        program, result, unflatten = record(self._run, inputs, names)
-        if self._names() != names:  # a buffer that is made at the first call
+        program, result, unflatten = self._record(inputs)
+        if self._names() != names:  # a buffer that is made at the first call, or weights that were laid out anew
             names = self._names()
-            program, result, unflatten = record(self._run, inputs, names)
+            program, result, unflatten = self._record(inputs)
             if self._names() != names:
                 raise ValueError("the model replaces its own tensors, which a recorded program would not repeat")
         types = {node.meta["layout"].dtype for node in program.graph.nodes if "layout" in node.meta}
         pack(program, self._ranges)
-        run = program.module().forward
+        forward = program.module().forward
+
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            if not torch.is_autocast_enabled("cpu"):
+                return forward(*inputs)
+            with torch.autocast("cpu", enabled=False):  # its casts are operators of the program
+                return forward(*inputs)
+
         outputs = run(*inputs)
         tensors = [y for y in tree_leaves(result) if isinstance(y, Tensor)]
         errors = [_relative_error(found, expected) for found, expected in zip(outputs, tensors, strict=True)]
@@ -234,6 +261,11 @@ def optimize(
         raise ValueError("this CPU has no kernels for bfloat16 (AVX512-BF16 or AMX): optimize for torch.float32")
     if dtype == torch.int8 and not (has_int8_kernels() and current_machine().onednn):
         raise ValueError("this PyTorch has no kernels for int8 (oneDNN's): optimize for torch.float32")
+    halves = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if dtype == torch.int8 and halves:
+        raise ValueError(
+            f"the model has weights in {halves.pop()}, and eight bits are made of float32: call model.float() first"
+        )
     batches = _batches(calibration)
     if (dtype == torch.int8) != bool(batches):
         raise ValueError(

@@ -521,6 +521,84 @@ def test_eight_bits_that_are_far_from_the_model_are_said() -> None:
         assert torch.equal(fast(100 * x[:16]), model(100 * x[:16]))
 
 
+def test_parts_of_a_tensor_share_a_program() -> None:
+    model, x = _model("test_van"), torch.randn(4, 3, 64, 64)
+    fast = backbones.optimize(model)
+    with torch.inference_mode():
+        for part in x.split(1):
+            _assert_same(fast(part), model(part))
+    assert len(fast._programs) == 1
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_autocast(name: str) -> None:
+    """Its casts are part of the program, and are not made twice."""
+    model = _model(name)
+    fast, inputs = backbones.optimize(model), _inputs(model, 2, 64, 64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.filterwarnings("error", "the recorded program is not the model")
+        fast(*inputs)
+        found, expected = fast(*inputs), model(*inputs)
+    assert found.dtype == expected.dtype
+    with torch.inference_mode():
+        exact = model(*inputs)
+    assert (found - exact).norm() < 2 * (expected - exact).norm() + 1e-6
+
+
+def test_buffers_that_change() -> None:
+    model, x = _model("test_van"), torch.randn(1, 3, 64, 64)
+    fast = backbones.optimize(model)
+    with torch.inference_mode():
+        before = fast(x)
+    for name, buffer in fast.model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.add_(0.5)
+    with torch.inference_mode():
+        assert not torch.equal(fast(x), before)
+        _assert_same(fast(x), fast.model(x))
+
+
+def test_constants_that_a_model_returns_are_the_callers() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x + 1, torch.arange(x.shape[1]).float()
+
+    fast, x = backbones.optimize(Net().eval()), torch.ones(2, 4)
+    for _ in range(3):
+        numbers = fast(x)[1]
+        assert numbers.tolist() == [0, 1, 2, 3]
+        numbers.mul_(2)
+
+
+def test_a_model_that_views_its_own_layout() -> None:
+    """Convolutions in channels last would make maps that it cannot view so."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8 * 36, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.conv(x).view(len(x), -1))
+
+    model, x = Net().eval(), torch.randn(2, 3, 8, 8)
+    fast = backbones.optimize(model)
+    with torch.inference_mode():
+        with pytest.raises(RuntimeError):
+            fast(torch.randn(2, 4, 8, 8))
+        for _ in range(2):
+            _assert_same(fast(x), model(x))
+    assert len(fast._programs) == 1
+
+
+def test_hooks_of_all_modules_see_the_copy() -> None:
+    fast, x, seen = backbones.optimize(_model("test_van")), torch.randn(1, 3, 64, 64), []
+    fast(x)
+    with torch.nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module)):
+        fast(x)
+    assert {*fast.model.stages} <= {*seen}
+
+
 def test_another_type_afterwards() -> None:
     model, x = _model("test_van"), torch.randn(1, 3, 64, 64)
     with use_machine(Machine(vendor="GenuineIntel", avx512=True, bfloat16=True)), torch.inference_mode():
@@ -602,6 +680,8 @@ def test_refused_for_what_it_is() -> None:
         backbones.optimize(_model("test_van"), dtype=torch.float16)
     with pytest.raises(ValueError, match=r"pass calibration=images"):
         backbones.optimize(_model("test_van"), dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"weights in torch.float16.*model.float\(\)"):
+        backbones.optimize(_model("test_van").half(), dtype=torch.int8, calibration=torch.randn(1, 3, 32, 32))
     with pytest.raises(ValueError, match=r"leave it out for float"):
         backbones.optimize(_model("test_van"), calibration=torch.randn(1, 3, 32, 32))
     with pytest.raises(ValueError, match=r"a model is optimized, not a str: backbones.create_model"):

@@ -45,7 +45,7 @@ class shortcut:
         self.layers = layers
 
     def __call__(self, x: Tensor) -> Tensor:
-        kinds = [] if _is_observed() else [_kind(layer) for layer in self.layers[-2:]]
+        kinds = [] if calls_are_observed() else [_kind(layer) for layer in self.layers[-2:]]
         if kinds == ["scale", "identity"]:
             return torch.addcmul(x, sequential(x, *self.layers[:-2]), self.layers[-2].gamma)  # type: ignore[attr-defined]
         return x + sequential(x, *self.layers)
@@ -101,7 +101,7 @@ def sequential(x: Any, *steps: Step) -> Any:
             norms (B, C, H, W).
     """
     known: list[tuple[str, Any]] = []
-    observed = _is_observed()
+    observed = calls_are_observed()
     for step in steps if observed else _flat(steps):
         kind = "" if observed else _kind(step)
         if kind:
@@ -145,7 +145,7 @@ for _layer, _name in (
     register_layer(_layer, _name)
 
 
-def _is_observed() -> bool:
+def calls_are_observed() -> bool:
     """``is_observed``, or someone looks at the calls of all modules."""
     hooks = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
     backward_hooks = torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks

@@ -250,6 +250,7 @@ def record(
             )
     program.graph.output(tuple(recorder.node(t) for t in outputs if isinstance(t, Tensor)))
     _fold_constants(program, recorder.known)
+    _copy_constants(program)
     _look_through_views(program)
 
     others = [_TENSOR if isinstance(value, Tensor) else value for value in outputs]
@@ -268,6 +269,13 @@ def _fold_constants(program: Program, known: dict[fx.Node, Tensor]) -> None:
         used = any(user not in known for user in node.users)
         if node.op == "call_function" and used and node.meta["layout"].root not in program.mutated:
             node.replace_all_uses_with(program.constant(value, program.sources[node]))
+
+
+def _copy_constants(program: Program) -> None:
+    """Give the caller what is constant as a tensor of his own, which he may write to."""
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    for node in set(output.all_input_nodes) & set(program.constants):
+        output.replace_input_with(node, program.call(output, aten.clone.default, (node,), node.meta["layout"]))
 
 
 def _look_through_views(program: Program) -> None:
