@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", help="model or checkpoint to compare with; default: as the file says")
     add_source_arguments(parser)
     args = parser.parse_args(argv)
+    if not args.source and (args.model or args.config or args.random_weights):
+        parser.error("--model, --config and --random-weights say what --source is: give it too")
 
     try:
         files = list_images(args.images)

@@ -84,11 +84,20 @@ def default_img_size(model: nn.Module) -> tuple[int, int]:
     return tuple(config.get("input_size", (3, 224, 224))[-2:])
 
 
-def positive_int(text: str) -> int:
-    """argparse type of a number of things, 1 or more."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, got {text}")
-    return int(text)
+def int_in(low: int, high: float = math.inf) -> Callable[[str], int]:
+    """argparse type of a whole number from `low`, 0 or more, to `high`."""
+    limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+
+    def number(text: str) -> int:
+        if not text.strip().isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {limits}, got {text}")
+        return int(text)
+
+    return number
+
+
+positive_int = int_in(1)  # of things
+seed = int_in(0, 2**32 - 1)  # NumPy takes no other
 
 
 def number_in(low: float, high: float = math.inf) -> Callable[[str], float]:

@@ -41,10 +41,12 @@ from backbones.cli.common import (
     default_img_size,
     format_img_size,
     format_table,
+    int_in,
     output_file,
     parse_img_size,
 )
 from backbones.configs import find_config
+from backbones.files import whole_file
 from backbones.layers.tables import constant_tables
 
 
@@ -465,6 +467,14 @@ def _config_of(name: str) -> Path | None:
     return None
 
 
+def write_csv(path: Path, records: Sequence[tuple[str, tuple[int, int], Complexity]]) -> None:
+    with whole_file(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "height", "width", "params", "params_backbone", "macs", "activations"])
+        for name, used, c in records:
+            writer.writerow([name, *used, c.params, c.params_backbone, c.macs, c.activations])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns 1 if a model could not be counted."""
     parser = argparse.ArgumentParser(
@@ -476,7 +486,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="every model of this package")
     parser.add_argument("--img-size", type=parse_img_size, metavar="HxW", help="default: each model's own")
     parser.add_argument(
-        "--num-classes", type=int, metavar="N", help="width of the classifier; default: each model's own"
+        "--num-classes", type=int_in(0), metavar="N", help="width of the classifier; default: each model's own"
     )
     parser.add_argument("--activations", action="store_true", help="also count activations (a second trace)")
     parser.add_argument("--attention", action="store_true", help="also show the part of fused attention's products")
@@ -498,6 +508,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(error))
         if configs[name] and size is None:
             parser.error(f"{name} is a config: give --img-size too")
+        if configs[name] and (args.num_classes is not None or args.activations):
+            parser.error(f"{name} is a config, of which neither --num-classes nor --activations is taken")
 
     options = {} if args.num_classes is None else {"num_classes": args.num_classes}
     records, failed = [], []
@@ -515,6 +527,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
         records.append((name, used, complexity))
+        if args.csv:  # as they come: counting all takes minutes
+            write_csv(args.csv, records)
         for operator, times in complexity.unsupported.items():
             print(f"warning: {name}: {operator} ran {times} times and is not counted", file=sys.stderr)
     if sys.stderr.isatty():
@@ -536,12 +550,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for p in c.parts
             ]
             print(format_table(["part", "output", "parameters", "GMACs"], stages))
-    if args.csv:
-        with args.csv.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["model", "height", "width", "params", "params_backbone", "macs", "activations"])
-            for name, used, c in records:
-                writer.writerow([name, *used, c.params, c.params_backbone, c.macs, c.activations])
     return 1 if failed else 0
 
 

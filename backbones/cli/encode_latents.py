@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("root", type=Path, help="folder with train/<class>/ and val/<class>/")
     parser.add_argument("--autoencoder", required=True, help="folder or hub repository of a diffusers autoencoder")
     parser.add_argument("--out", type=output_folder, required=True)
-    parser.add_argument("--size", type=int, default=256, help="side in pixels")
+    parser.add_argument("--size", type=positive_int, default=256, help="side in pixels")
     parser.add_argument("--batch-size", type=positive_int, default=16)
     parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)

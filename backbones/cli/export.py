@@ -33,6 +33,8 @@ from backbones.deploy.quantization import CALIBRATION_IMAGES, DYNAMIC, calibrati
 from backbones.deploy.runtimes import OPSET
 from backbones.weights import DownloadError, convert_checkpoint, load_checkpoint
 
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")
+
 
 @dataclass
 class Source:
@@ -77,9 +79,13 @@ def load_source(source: str, model: str | None = None, config: str | None = None
     """
     origin = {"source": source, "model": model, "config": config, "random": random}
     origin = {key: value for key, value in origin.items() if value}
+    if model and config:
+        raise ValueError(f"{source} is of --model {model} or was trained with --config {config}: name one of them")
     if not Path(source).is_file():
-        if model or config:
+        if model or config or Path(source).exists() or Path(source).suffix in CHECKPOINT_SUFFIXES:
             raise ValueError(f"there is no checkpoint at {source!r}")
+        if ":" in source:
+            raise ValueError(f"{source} is no model of this package: export it by backbones.deploy.export(model, ...)")
         check_model(source)
         return _named(source, origin, pretrained=not random)
     if config:
@@ -88,8 +94,13 @@ def load_source(source: str, model: str | None = None, config: str | None = None
         raise ValueError(f"say what {source} is a checkpoint of: --model NAME, or the --config that trained it")
     check_model(model)
     found = _named(model, origin, pretrained=False, checkpoint=source)
-    found.name = Path(source).name.partition(".")[0]
+    found.name = name_of(source)
     return found
+
+
+def name_of(checkpoint: str) -> str:
+    """The name of files that are made of a checkpoint: ``run.v1`` of ``a/run.v1.pth``."""
+    return Path(checkpoint).stem.removesuffix(".pth")  # of .pth.tar
 
 
 def _named(name: str, origin: dict[str, Any], pretrained: bool, checkpoint: str | None = None) -> Source:
@@ -174,7 +185,7 @@ def _trained(checkpoint: str, config: str, origin: dict[str, Any]) -> Source:
             f"{config} trains a {kind}{reason}: of configs, Semantic FPN and UPerNet, RetinaNet and classifiers whose "
             "backbone has out_indices=None are exported"
         )
-    name = Path(checkpoint).stem
+    name = name_of(checkpoint)
     preprocessing: Any = preprocessing_of(trained.cfg, config)
     if not is_classifier:
         return _dense(trained, name, origin, preprocessing)

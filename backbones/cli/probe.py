@@ -167,6 +167,10 @@ def check_data(args: argparse.Namespace) -> tuple[Split, Split]:
     """
     needs_classes = any(head != "anomaly" for head in args.heads)
     train, val = open_folder(args.data, min_classes=2 if needs_classes else 1)
+    if "knn" in args.heads:
+        counts = np.bincount(train.labels, minlength=len(train.classes))
+        if alone := [name for name, count in zip(train.classes, counts, strict=True) if count == 1]:
+            raise ValueError(f"{train.root!r} has one image of {', '.join(alone)}: knn holds one out and needs another")
     if "anomaly" in args.heads:
         if args.normal not in train.classes or not (train.labels == train.classes.index(args.normal)).any():
             raise ValueError(f"--normal names the class of normal images, one of {', '.join(train.classes)}")

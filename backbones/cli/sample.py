@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import backbones
-from backbones.cli.common import check_model, device, number_in, output_folder, parse_img_size, positive_int
+from backbones.cli.common import check_model, device, number_in, output_folder, parse_img_size, positive_int, seed
 from backbones.diffusion import (
     SOLVERS,
     Autoencoder,
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=positive_int, default=30)
     parser.add_argument("--guidance", type=number_in(0), default=4.0, help="1: follow labels and texts as learnt")
     parser.add_argument("--solver", choices=sorted(SOLVERS), default="euler")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--batch-size", type=positive_int, default=16)
     parser.add_argument("--autoencoder", help="folder or hub repository of a diffusers autoencoder")
     parser.add_argument("--text-encoder", help="folder or hub repository with T5's encoder and tokenizer")

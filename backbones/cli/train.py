@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 
-from backbones.cli.common import number_in, positive_int
+from backbones.cli.common import number_in, positive_int, seed
 from backbones.kernels import keep_freed_memory
 from backbones.mm.training.hooks import RunStopped
 from backbones.mm.training.matching import match_data, trained_names
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--ema", type=number_in(0, 1), metavar="SHARE", help="average weights, the newest with this share"
     )
     parser.add_argument("--compile", action="store_true", help="compile the backbone")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=seed)
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to the real batch size")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="overrides: KEY=VALUE ...")

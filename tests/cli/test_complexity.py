@@ -194,11 +194,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert int(rows[0]["macs"]) == count_model("test_van", (64, 96))[0].macs
 
 
-def test_command_goes_on_after_a_model_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["test_van", "test_resnet", "--img-size", "16"]) == 1
+def test_command_goes_on_after_a_model_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "counts.csv"
+    path.write_text("from before\n")
+    assert main(["test_van", "--img-size", "16", "--csv", str(path)]) == 1
+    assert path.read_text() == "from before\n"
+    assert main(["test_van", "test_resnet", "--img-size", "16", "--csv", str(path)]) == 1
     captured = capsys.readouterr()
     assert "test_van" in captured.err and "32" in captured.err
-    assert "test_resnet" in captured.out
+    assert "test_resnet" in captured.out and "test_resnet" in path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -209,6 +213,8 @@ def test_command_goes_on_after_a_model_that_fails(capsys: pytest.CaptureFixture[
         ["test_van", "--img-size", "1x2x3"],
         ["configs/van/classification/van-b0_8xb128_in1k.py"],  # a config has no size of its own
         ["configs/none.py", "--img-size", "224"],
+        ["configs/van/classification/van-b0_8xb128_in1k.py", "--img-size", "224", "--num-classes", "3"],
+        ["configs/van/classification/van-b0_8xb128_in1k.py", "--img-size", "224", "--activations"],
     ],
 )
 def test_command_refuses_bad_arguments(arguments: list[str]) -> None:

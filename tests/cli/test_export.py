@@ -129,6 +129,10 @@ def test_pipelines_that_have_no_name_in_timms_terms() -> None:
         (["mine.pth"], "--model NAME, or the --config"),
         (["mine.pth", "--model", "test_van"], "mine.pth does not fit test_van: missing"),
         (["none.pth", "--model", "test_van"], "no checkpoint at 'none.pth'"),
+        (["none.v2.safetensors"], "no checkpoint at 'none.v2.safetensors'"),
+        (["."], r"no checkpoint at '\.'"),
+        (["os:getcwd"], "os:getcwd is no model of this package"),
+        (["mine.pth", "--model", "test_van", "--config", "a.py"], "is of --model test_van or .* --config a.py: name one"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -142,7 +146,15 @@ def test_mistakes_are_one_line(
     assert os.listdir() == ["mine.pth"]
 
 
-def test_check_of_what_is_no_export(photos: Path, tmp_path: Path) -> None:
+def test_files_are_named_as_their_checkpoint() -> None:
+    names = {"run.v1.pth": "run.v1", "a/epoch_20.pth": "epoch_20", "model.pth.tar": "model", ".best.pt": ".best"}
+    assert {file: export.name_of(file) for file in names} == names
+
+
+def test_check_of_what_is_no_export(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        check_export.main(["a.onnx", "--images", str(photos), "--model", "test_van"])
+    assert "say what --source is: give it too" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="no exported file"):
         check_export.main([str(tmp_path / "a.onnx"), "--images", str(photos)])
     with pytest.raises(SystemExit, match="no image at"):

@@ -45,6 +45,23 @@ def test_help_lists_the_commands_and_imports_none(tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
+        "complexity van_b0 --num-classes -5",
+        "sample --seed -1",
+        "train digits.py --seed 4294967296",
+    ],
+)
+def test_numbers_from_zero_are_checked_before_the_work(words, capsys):
+    option, value = re.search(r"(--[\w-]+).* (\S+)$", words).groups()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words.split())
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument {option}: must be a whole number," in said and f"0, got {value}" in said.replace(" to 4294967295", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         "benchmark van_b0 --batch-size 8 0",
         "benchmark van_b0 --runs 0",
         "benchmark van_b0 --threads -1",

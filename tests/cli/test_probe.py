@@ -97,3 +97,13 @@ def test_mistakes_are_one_line_before_work_begins(few, words, message, monkeypat
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         run("test_van.digits", "--data", few, "--out-dir", tmp_path / "out", *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_of_one_image_is_named_before_work_begins(few, monkeypatch, tmp_path):
+    monkeypatch.setattr(probe, "extract_features", None)
+    data = shutil.copytree(few, tmp_path / "data")
+    for file in sorted((data / "train" / "3").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(SystemExit, match="has one image of 3: knn holds one out"):
+        run("test_van.digits", "--data", data, "--heads", "linear", "knn", "--out-dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
