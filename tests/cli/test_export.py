@@ -132,7 +132,10 @@ def test_pipelines_that_have_no_name_in_timms_terms() -> None:
         (["none.v2.safetensors"], "no checkpoint at 'none.v2.safetensors'"),
         (["."], r"no checkpoint at '\.'"),
         (["os:getcwd"], "os:getcwd is no model of this package"),
-        (["mine.pth", "--model", "test_van", "--config", "a.py"], "is of --model test_van or .* --config a.py: name one"),
+        (
+            ["mine.pth", "--model", "test_van", "--config", "a.py"],
+            "is of --model test_van or .* --config a.py: name one",
+        ),
     ],
 )
 def test_mistakes_are_one_line(

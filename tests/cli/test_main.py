@@ -56,7 +56,7 @@ def test_numbers_from_zero_are_checked_before_the_work(words, capsys):
         cli.main(words.split())
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert f"argument {option}: must be a whole number," in said and f"0, got {value}" in said.replace(" to 4294967295", "")
+    assert re.search(rf"argument {option}: must be a whole number, .*, got {value}$", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
