@@ -320,6 +320,17 @@ def test_wrong_options_are_refused(name: str) -> None:
         backbones.create_model(name, drop_path_rat=0.1)
     with pytest.raises(ValueError, match="global_pool 'median' is not one of"):
         backbones.create_model(name, global_pool="median")
+    for option, value, limits in (
+        ("num_classes", -3, "0 or more"),
+        ("num_classes", "10", "0 or more"),
+        ("in_chans", 0, "1 or more"),
+        ("drop_path_rate", 1.5, "from 0 to below 1"),
+        ("drop_path_rate", "0.1", "from 0 to below 1"),
+    ):
+        with pytest.raises(ValueError, match=f"{option} of {name} is a .*number.* {limits}, not {value!r}"):
+            backbones.create_model(name, **{option: value})
+    with pytest.raises(ValueError, match=f"no weights of {name} are called 'in1kk'"):
+        backbones.create_model(f"{name}.in1kk")
     with pytest.raises(ValueError, match="output_fmt is 'CHWN'"):
         tiny(name).forward_intermediates(images(), output_fmt="CHWN")
 

@@ -183,6 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("give a checkpoint and --model, or --check A B")
         options = dict(args.option)
         path = find_weights(args.source)
+        if args.out and args.out.exists() and args.out.samefile(path):
+            parser.error(f"--out {args.out} is the source, which has more than weights: name another file")
         model, conversion = build(args.model, options, read_checkpoint(path))
         if args.to == "own" and args.out and args.out.suffix != ".safetensors":
             parser.error(f"--out {args.out}: the zoo's own layout is written as .safetensors")

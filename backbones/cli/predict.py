@@ -95,6 +95,10 @@ def load_mm(config: str, checkpoint: str, device: str) -> Trained:
 
     cfg = load_config(config)
     init_default_scope(cfg.setdefault("default_scope", "mmpretrain"))
+    if cfg.get("model", {}).get("type") == "DiffusionTrainer":
+        raise ValueError(f"{config} is of a generator, which `backbones sample` draws with")
+    if "backbone" not in cfg.get("model", {}) or "test_dataloader" not in cfg:
+        raise ValueError(f"{config} has no model.backbone or no test_dataloader: it is no config of a whole model")
     cfg.model.backbone.pretrained = False
     cfg.model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
     net = MODELS.build(cfg.model)
@@ -241,6 +245,8 @@ def run_classifier(
     for files in batches:
         with torch.inference_mode():
             scores = predict(files).float().cpu()
+        if not scores.isfinite().all():
+            sys.exit(f"error: the model's probabilities for {files[0]} are not finite: its weights are damaged")
         names = classes or [str(i) for i in range(scores.shape[1])]
         values, indices = scores.topk(min(topk, scores.shape[1]))
         entries: list[dict[str, Any]] = [

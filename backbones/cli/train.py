@@ -121,6 +121,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             cfg.randomness = dict(cfg.get("randomness", {}), seed=resumed_seed(cfg, checkpoint))
             names = trained_names(checkpoint, cfg.load_from)
         warnings = match_data(cfg, names=names)
+        if not cfg.resume and (earlier := latest_checkpoint(cfg.work_dir)):
+            warnings.append(
+                f"{earlier} is of an earlier run, whose files are written over: --resume goes on from it, another "
+                "--work-dir keeps it"
+            )
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     keep_freed_memory()  # every iteration allocates the same tensors

@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Protocol, TypeVar
 
 import timm
@@ -85,6 +86,17 @@ def _check_options(name: str, options: set[str], given: Mapping[str, Any]) -> No
             raise TypeError(f"{name} has no option {key!r}; {hint}its options are {', '.join(sorted(options))}")
 
 
+def _check_values(name: str, given: Mapping[str, Any]) -> None:
+    """Numbers that would be taken and fail elsewhere, or never."""
+    for key, low in (("num_classes", 0), ("in_chans", 1)):
+        value = given.get(key, low)
+        if not isinstance(value, Integral) or value < low:
+            raise ValueError(f"{key} of {name} is a whole number, {low} or more, not {value!r}")
+    rate = given.get("drop_path_rate", 0.0)
+    if not isinstance(rate, Real) or not 0 <= float(rate) < 1:
+        raise ValueError(f"drop_path_rate of {name} is a number from 0 to below 1, not {rate!r}")
+
+
 def create_variant(
     model_cls: type[nn.Module], cfg: Any, name: str, pretrained: bool = False, **kwargs: Any
 ) -> nn.Module:
@@ -95,12 +107,14 @@ def create_variant(
 
     Raises:
         TypeError: If a keyword is neither, with the nearest name.
+        ValueError: If a number is out of range.
     """
     fields = {field.name for field in dataclasses.fields(cfg)}
     options = fields | {"dynamic_img_size"} | set(inspect.signature(model_cls.__init__).parameters) - {"self", "cfg"}
 
     def build(**model_kwargs: Any) -> nn.Module:
         _check_options(name, options, model_kwargs)
+        _check_values(name, model_kwargs)
         overrides = {key: model_kwargs.pop(key) for key in fields & model_kwargs.keys()}
         model_kwargs.pop("dynamic_img_size", None)
         return model_cls(dataclasses.replace(cfg, **overrides), **model_kwargs)
@@ -228,6 +242,11 @@ def create_model(
             raise ValueError(f"no model is called {architecture!r}; {hint}")
         if ours := [name for name in _variants if name.startswith(f"{architecture}_")]:
             _logger.warning("%s is timm's model; this package's is %s", architecture, " or ".join(ours))
+    if architecture in _variants and (tag := model_name.partition(".")[2]):
+        tags = [name.partition(".")[2] for name in timm.list_models(f"{architecture}.*", include_tags=True)]
+        if tag not in tags:
+            known = f"there are {', '.join(tags)}" if tags else "it has none, that is no published weights"
+            raise ValueError(f"no weights of {architecture} are called {tag!r}; {known}")
     return timm.create_model(
         model_name, pretrained, pretrained_cfg, pretrained_cfg_overlay, checkpoint_path, cache_dir, **kwargs
     )

@@ -276,6 +276,8 @@ def _read_zip(path: str) -> Any:
             if entries[f"{roots[0]}data/{key}"].file_size < size:
                 raise _Refused(f"storage {key} is shorter than its {size} bytes")
 
+        if damaged := archive.testzip():  # PyTorch itself does not compare check sums
+            raise _Refused(f"{damaged} in it is damaged")
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:

@@ -185,6 +185,10 @@ def test_weights_that_do_not_run_are_not_written(tmp_path):
         (["a.pth"], "give a checkpoint and --model"),
         (["SOURCE", "--model", "test_van", "--to", "timm"], "knows own, mm, official, mmpretrain"),
         (["SOURCE", "--model", "test_van", "--out", "x.pth"], "written as .safetensors"),
+        (
+            ["SOURCE", "--model", "test_van", "--to", "mm", "--out", "SOURCE"],
+            "is the source, which has more than weights",
+        ),
     ],
 )
 def test_wrong_arguments(tmp_path, capsys, arguments, message):

@@ -1,6 +1,7 @@
 """Prediction from a config and checkpoint, and from a model's name."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,28 @@ def test_segmentation_is_drawn(mixed_sizes, tmp_path):
             with Image.open(out / "pictures" / name) as picture:
                 assert picture.size == image.size
     assert (out / "predictions.png").exists()
+
+
+@pytest.mark.mm
+def test_a_generator_and_half_a_config(photos, tmp_path):
+    (tmp_path / "half.py").write_text("train_cfg = dict(max_epochs=1)")
+    for config, message in (
+        ("ptdit-test_1xb128-2k_digits-8px", "of a generator, which `backbones sample` draws with"),
+        (str(tmp_path / "half.py"), "half.py has no model.backbone"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            predict.main([str(photos), "--config", config, "--checkpoint", "a.pth", "--out-dir", str(tmp_path / "out")])
+
+
+@pytest.mark.mm
+def test_weights_that_are_no_numbers(photos, checkpoint, tmp_path):
+    content = torch.load(checkpoint)
+    content["state_dict"] = {k: v * math.nan if v.is_floating_point() else v for k, v in content["state_dict"].items()}
+    torch.save(content, checkpoint)
+    with pytest.raises(SystemExit, match="are not finite: its weights are damaged"):
+        predict.main(
+            [str(photos), "--config", CONFIG, "--checkpoint", str(checkpoint), "--out-dir", str(tmp_path / "out")]
+        )
 
 
 @pytest.mark.mm

@@ -356,6 +356,18 @@ def test_truncated_file_is_named(tmp_path, share, options):
         read_checkpoint(path)
 
 
+def test_changed_bytes_are_found(tmp_path):
+    """PyTorch itself reads such a file."""
+    path = tmp_path / "flip.pth"
+    torch.save({"w": torch.zeros(100, 100)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["w"].any()
+    with pytest.raises(ValueError, match=r"flip.pth .*data/0 in it is damaged; fetch it again"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

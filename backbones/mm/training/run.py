@@ -1,5 +1,7 @@
 """From a config to a runner, with everything checked that can be wrong before the first iteration."""
 
+import difflib
+import inspect
 import os
 import re
 import tempfile
@@ -66,7 +68,7 @@ def load_config(name: str | os.PathLike, options: dict[str, Any] | None = None) 
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: it does not parse.
+        ValueError: it does not parse, or has nothing by the name that an option begins with.
     """
     from mmengine.config import utils
 
@@ -74,8 +76,15 @@ def load_config(name: str | os.PathLike, options: dict[str, Any] | None = None) 
     path = find_config(name)
     try:
         cfg = Config.fromfile(path)
-    except (SyntaxError, KeyError, NameError) as error:
+    except (SyntaxError, KeyError, NameError, AssertionError) as error:
         raise ValueError(f"{path} is no valid config: {error}") from error
+    known = {*cfg, *inspect.signature(Runner.__init__).parameters}
+    for option in options or {}:
+        key = option.partition(".")[0]
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(cfg))}"
+            raise ValueError(f"{path} has no {key}, which {option} is to change; {hint}")
     if options:
         cfg.merge_from_dict(options)
     use_load_image(cfg)
@@ -93,6 +102,8 @@ def check_config(cfg: Config, training: bool = True) -> None:
             from, a truncated checkpoint.
         FileNotFoundError: a data folder, an annotation file or a checkpoint is missing.
     """
+    if "model" not in cfg:
+        raise ValueError(f"{cfg.filename} has no model: name a config that has one in its _base_")
     model = cfg.model
     if model.get("backbone", {}).get("type") == "ZooBackbone":
         _check_model(model, cfg.get("data_preprocessor"))
@@ -325,6 +336,14 @@ def _check_evaluator(cfg: Config, name: str) -> None:
         file = evaluator.get("ann_file")
         if file and not any(self_made) and not os.path.isfile(file):
             raise FileNotFoundError(f"no annotation file {file!r}: name another with {name}_evaluator.ann_file=FILE")
+        parts = [cfg.model.get(name) or {} for name in ("head", "backbone")]  # which may be a whole classifier
+        classes = next((part["num_classes"] for part in parts if part.get("num_classes")), None)
+        ranks = evaluator.get("topk") or ()
+        most = max([ranks] if isinstance(ranks, int) else ranks, default=0)
+        if classes and most > classes:
+            raise ValueError(
+                f"{name}_evaluator.topk is {ranks}, but the model has {classes} classes: set {name}_evaluator.topk=1"
+            )
 
 
 def _check_intervals(cfg: Config) -> None:
@@ -377,7 +396,13 @@ def check_work_dir(path: str | os.PathLike) -> None:
 
 
 def latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
-    """The checkpoint of the furthest iteration or epoch in ``work_dir``, None if there is none."""
+    """The checkpoint that was written last in ``work_dir``, None if there is none.
+
+    MMEngine notes it; without the note, or if that file is gone, it is that of the furthest iteration or epoch.
+    """
+    note = Path(work_dir, "last_checkpoint")
+    if note.is_file() and (noted := Path(work_dir, Path(note.read_text().strip()).name)).is_file():
+        return str(noted)  # by its name: the folder may have been moved
     found = [
         (int(m[1]), str(p))
         for p in Path(work_dir).glob("*.pth")

@@ -303,6 +303,42 @@ def test_latest_checkpoint_is_the_furthest(tmp_path):
     assert run.latest_checkpoint(tmp_path) == str(tmp_path / "epoch_10.pth")
 
 
+def test_latest_checkpoint_is_the_noted_one(tmp_path):
+    """An earlier run in the folder may have come further."""
+    for name in ("epoch_1.pth", "epoch_3.pth"):
+        (tmp_path / name).touch()
+    (tmp_path / "last_checkpoint").write_text("/moved/from/here/epoch_1.pth")
+    assert run.latest_checkpoint(tmp_path) == str(tmp_path / "epoch_1.pth")
+    (tmp_path / "epoch_1.pth").unlink()
+    assert run.latest_checkpoint(tmp_path) == str(tmp_path / "epoch_3.pth")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optim_wraper.optimizer.lr": 5}, "no optim_wraper.*did you mean optim_wrapper"),
+        ({"randomnes.seed": 9}, "no randomnes.*did you mean randomness"),
+    ],
+)
+def test_misspelt_options_are_not_ignored(options, message):
+    with pytest.raises(ValueError, match=message):
+        run.load_config("van-test_1xb32-20e_digits-64px", options)
+
+
+def test_a_config_without_a_model(tmp_path):
+    path = tmp_path / "empty.py"
+    path.touch()
+    with pytest.raises(ValueError, match="empty.py has no model"):
+        run.check_config(run.load_config(path))
+
+
+def test_more_ranks_than_classes():
+    cfg = run.load_config("van-test_1xb32-20e_digits-64px")
+    cfg.val_evaluator = dict(type="Accuracy", topk=(1, 11))
+    with pytest.raises(ValueError, match=r"val_evaluator.topk is .*11.*, but the model has 10 classes"):
+        run._check_evaluator(cfg, "val")
+
+
 def test_config_that_does_not_parse(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("model = dict(")
