@@ -6,6 +6,7 @@ import argparse
 import difflib
 import importlib
 import math
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,6 +115,15 @@ def number_in(low: float, high: float = math.inf) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def pattern(text: str) -> str:
+    """argparse type of a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from error
+    return text
 
 
 def device(text: str) -> str:

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 import backbones
 from backbones.cli import sample
-from backbones.cli.common import device, number_in, output_folder, parse_img_size
+from backbones.cli.common import device, number_in, output_folder, parse_img_size, pattern
 from backbones.configs import find_config
 from backbones.diffusion import Autoencoder
 from backbones.evaluation import attention as att
@@ -530,7 +530,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pixel", nargs=2, type=number_in(0, 1), default=[0.5, 0.5], metavar=("X", "Y"), help="from 0 to 1"
     )
-    parser.add_argument("--layers", default="", help="regular expression: attention layers of other names are left out")
+    parser.add_argument(
+        "--layers", type=pattern, default="", help="regular expression: other attention layers are left out"
+    )
     parser.add_argument("--img-size", type=parse_img_size, help="224 or 256x192; by default that of the weights")
     parser.add_argument("--autoencoder", help="generators: folder or hub repository of a diffusers autoencoder")
     parser.add_argument(

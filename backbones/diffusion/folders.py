@@ -29,7 +29,7 @@ def find_part(source: str | os.PathLike, part: str, file: str = "config.json") -
         for folder, name in zip(candidates, names):
             try:
                 found = look(str(source), name)
-            except (OSError, ValueError) as error:  # no network, or no name of a repository
+            except Exception as error:  # no network, in the words of the hub's HTTP library, or no name of a repository
                 raise ValueError(f"{str(source)!r} is no folder, and the hub does not answer: {error}") from error
             if isinstance(found, str) or found is True:
                 return folder

@@ -258,7 +258,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module, strict: 
     """
     conversion = convert_checkpoint(state_dict, model)
     if strict:
-        conversion.fit.require("the checkpoint", type(model).__name__)
+        conversion.fit.require("the checkpoint", type(model).__name__, most=8)
     return conversion.weights
 
 

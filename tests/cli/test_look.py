@@ -201,3 +201,6 @@ def test_bad_images_and_pixels_are_named(photos, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("test_van.digits", "--image", photos, "--pixel", 30, 40)
     assert "argument --pixel: must be a number, from 0 to 1, got 30" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("test_van.digits", "--image", photos, "--layers", "(")
+    assert "argument --layers: '(' is no regular expression: missing )" in capsys.readouterr().err

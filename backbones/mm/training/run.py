@@ -98,12 +98,13 @@ def check_config(cfg: Config, training: bool = True) -> None:
 
     Raises:
         ValueError: unknown model or option, a neck or head for other widths, class counts that contradict each other or
-            the dataset's, one class with a loss that is then always 0, checkpoints that a killed run could not go on
-            from, a truncated checkpoint.
+            the dataset's, numbers out of range, one class with a loss that is then always 0, checkpoints that a killed
+            run could not go on from, a truncated checkpoint.
         FileNotFoundError: a data folder, an annotation file or a checkpoint is missing.
     """
     if "model" not in cfg:
         raise ValueError(f"{cfg.filename} has no model: name a config that has one in its _base_")
+    _check_numbers(cfg, training)
     model = cfg.model
     if model.get("backbone", {}).get("type") == "ZooBackbone":
         _check_model(model, cfg.get("data_preprocessor"))
@@ -344,6 +345,22 @@ def _check_evaluator(cfg: Config, name: str) -> None:
             raise ValueError(
                 f"{name}_evaluator.topk is {ranks}, but the model has {classes} classes: set {name}_evaluator.topk=1"
             )
+
+
+def _check_numbers(cfg: Config, training: bool) -> None:
+    """Numbers of things, which a command line may have anything for."""
+    names = ["test_dataloader.batch_size"]
+    if training:
+        names = [f"train_cfg.{key}" for key in ("max_epochs", "max_iters", "val_interval")]
+        names += ["train_dataloader.batch_size", "val_dataloader.batch_size"]
+    for name in names:
+        part, _, key = name.partition(".")
+        value = (cfg.get(part) or {}).get(key, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}, and has to be a whole number, 1 or more")
+    rate = ((cfg.get("optim_wrapper") or {}).get("optimizer") or {}).get("lr", 0.0)
+    if training and (not isinstance(rate, int | float) or rate < 0):
+        raise ValueError(f"optim_wrapper.optimizer.lr is {rate!r}, and has to be a number, 0 or more")
 
 
 def _check_intervals(cfg: Config) -> None:

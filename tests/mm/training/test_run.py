@@ -332,6 +332,23 @@ def test_a_config_without_a_model(tmp_path):
         run.check_config(run.load_config(path))
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("train_dataloader.batch_size", 0),
+        ("val_dataloader.batch_size", -4),
+        ("train_cfg.max_epochs", "two"),
+        ("train_cfg.val_interval", 0),
+        ("optim_wrapper.optimizer.lr", -1),
+        ("optim_wrapper.optimizer.lr", "abc"),
+    ],
+)
+def test_numbers_of_a_run(option, value):
+    cfg = run.load_config("van-test_1xb32-20e_digits-64px", {option: value})
+    with pytest.raises(ValueError, match=f"{option} is {value!r}, and has to be a .*number, [01] or more"):
+        run.check_config(cfg)
+
+
 def test_more_ranks_than_classes():
     cfg = run.load_config("van-test_1xb32-20e_digits-64px")
     cfg.val_evaluator = dict(type="Accuracy", topk=(1, 11))
