@@ -105,7 +105,7 @@ class Optimized(nn.Module):
     def forward(self, *inputs: Any, **options: Any) -> Any:
         if options or calls_are_observed() or not all(type(x) is Tensor and x.device.type == "cpu" for x in inputs):
             return self._run(*inputs, **options)
-        inputs = tuple(x.clone() if x.storage_offset() else x for x in inputs)  # one program for all parts of a tensor
+        inputs = self._from_start(inputs)
         key = self._changes(), self._key(inputs)
         # tensors of inference mode, if the caller is in it: gradients of what is computed from others are the caller's
         with torch.no_grad():
@@ -140,7 +140,7 @@ class Optimized(nn.Module):
         ranges: Ranges = {}
         groups: dict[Any, list[tuple[Tensor, ...]]] = {}
         for batch in batches:
-            inputs = tuple(x.clone() for x in batch)  # parts of one tensor begin at places of their own
+            inputs = self._from_start(batch)
             groups.setdefault(self._key(inputs), []).append(inputs)
         with torch.inference_mode():
             for group in groups.values():  # one program at a time, since each has packed weights of its own
@@ -156,10 +156,15 @@ class Optimized(nn.Module):
         }
 
     @staticmethod
+    def _from_start(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Inputs that begin where their memory does, so that all parts of a tensor share a program."""
+        return tuple(x.clone() if x.storage_offset() else x for x in inputs)
+
+    @staticmethod
     def _key(inputs: tuple[Tensor, ...]) -> Any:
         """What calls of one program have in common."""
         autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        return autocast, *((x.shape, x.stride(), x.storage_offset(), x.dtype) for x in inputs)
+        return autocast, *((x.shape, x.stride(), x.dtype) for x in inputs)
 
     def _changes(self) -> int:
         """How often weights and buffers were changed in place, which whoever holds the model may do."""
@@ -261,10 +266,10 @@ def optimize(
         raise ValueError("this CPU has no kernels for bfloat16 (AVX512-BF16 or AMX): optimize for torch.float32")
     if dtype == torch.int8 and not (has_int8_kernels() and current_machine().onednn):
         raise ValueError("this PyTorch has no kernels for int8 (oneDNN's): optimize for torch.float32")
-    halves = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
-    if dtype == torch.int8 and halves:
+    others = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if dtype == torch.int8 and others:
         raise ValueError(
-            f"the model has weights in {halves.pop()}, and eight bits are made of float32: call model.float() first"
+            f"the model has weights in {others.pop()}, and eight bits are made of float32: call model.float() first"
         )
     batches = _batches(calibration)
     if (dtype == torch.int8) != bool(batches):

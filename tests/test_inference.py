@@ -560,14 +560,16 @@ def test_buffers_that_change() -> None:
 
 def test_constants_that_a_model_returns_are_the_callers() -> None:
     class Net(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x + 1, torch.arange(x.shape[1]).float()
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return x + 1, torch.arange(x.shape[1]).float(), torch.arange(3.0).expand(len(x), 3)
 
     fast, x = backbones.optimize(Net().eval()), torch.ones(2, 4)
     for _ in range(3):
-        numbers = fast(x)[1]
-        assert numbers.tolist() == [0, 1, 2, 3]
+        _, numbers, rows = fast(x)
+        assert numbers.tolist() == [0, 1, 2, 3] and rows.tolist() == [[0, 1, 2]] * 2
         numbers.mul_(2)
+        rows[0].mul_(2)
+    assert fast._run not in fast._programs.values()
 
 
 def test_a_model_that_views_its_own_layout() -> None:

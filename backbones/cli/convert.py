@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--to {args.to}: {args.model} knows own, mm, {', '.join(model.checkpoint_layouts)}")
         print(report(conversion, args.verbose))
         if conversion.fit.unfit:
-            conversion.fit.require(args.source, args.model, most=8)
+            conversion.fit.require(args.source, args.model)
 
         architecture, _, tag = args.model.partition(".")
         cfg = timm.models.get_pretrained_cfg(args.model) if tag else timm.models.PretrainedCfg(license=args.license)

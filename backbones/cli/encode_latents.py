@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         autoencoder = Autoencoder(args.autoencoder, args.device)
-        if args.size < 1 or args.size % autoencoder.stride:
+        if args.size % autoencoder.stride:
             raise ValueError(
                 f"--size {args.size}: must be a multiple of the autoencoder's stride, {autoencoder.stride}"
             )

@@ -275,7 +275,12 @@ def _copy_constants(program: Program) -> None:
     """Give the caller what is constant as a tensor of his own, which he may write to."""
     output = next(node for node in program.graph.nodes if node.op == "output")
     for node in set(output.all_input_nodes) & set(program.constants):
-        output.replace_input_with(node, program.call(output, aten.clone.default, (node,), node.meta["layout"]))
+        layout = node.meta["layout"]
+        last = sum((n - 1) * step for n, step in zip(layout.shape, layout.stride, strict=True))
+        size = 0 if 0 in layout.shape else last + 1
+        memory = program.view(output, node, (size,), (1,), layout.offset)
+        copy = program.call(output, aten.clone.default, (memory,), memory.meta["layout"])
+        output.replace_input_with(node, program.view(output, copy, layout.shape, layout.stride, 0))
 
 
 def _look_through_views(program: Program) -> None:

@@ -74,7 +74,7 @@ def fit_checkpoint(
         optional.add(f"{config['first_conv']}.weight")  # which timm adapts
     body = {name for name, _ in model.named_children()} - {"head"}
     fit = conversion.fit.only(lambda key: key in own or key.partition(".")[0] in body).only(lambda k: k not in optional)
-    fit.require("the checkpoint", config.get("architecture") or type(model).__name__, most=8)
+    fit.require("the checkpoint", config.get("architecture") or type(model).__name__)
     return conversion.weights
 
 

@@ -105,7 +105,7 @@ class Fit:
         ]
         return lines
 
-    def require(self, source: str, target: str, most: int | None = None) -> None:
+    def require(self, source: str, target: str, most: int = 8) -> None:
         """Stop at the first difference.
 
         Raises:
@@ -258,7 +258,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module, strict: 
     """
     conversion = convert_checkpoint(state_dict, model)
     if strict:
-        conversion.fit.require("the checkpoint", type(model).__name__, most=8)
+        conversion.fit.require("the checkpoint", type(model).__name__)
     return conversion.weights
 
 

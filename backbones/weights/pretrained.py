@@ -129,7 +129,7 @@ def pretrained_file(architecture: str, cfg: PretrainedCfg, cache_dir: str | os.P
             model = timm.create_model(architecture, pretrained_cfg=cfg.to_dict())
         conversion = convert_checkpoint(read_checkpoint(file), model)
         if conversion.fit.unfit:
-            conversion.fit.require(source, target.stem, most=8)
+            conversion.fit.require(source, target.stem)
         if unexpected := conversion.fit.unexpected:
             _logger.warning("%s: left out what %s lacks: %s", source, target.stem, ", ".join(unexpected))
         weights = {key: conversion.weights[key] for key in model.state_dict()}

@@ -42,6 +42,15 @@ def test_help_lists_the_commands_and_imports_none(tmp_path):
     assert not imported & {"mmengine", "matplotlib", "fvcore", "diffusers", *(c.module for c in cli.COMMANDS.values())}
 
 
+def refusal(words, capsys):
+    """The last option of a command line and its value, and what the command says of it."""
+    option, value = re.search(r"(--[\w-]+).* (\S+)$", words).groups()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words.split())
+    assert ended.value.code == 2
+    return option, value, capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -51,11 +60,7 @@ def test_help_lists_the_commands_and_imports_none(tmp_path):
     ],
 )
 def test_numbers_from_zero_are_checked_before_the_work(words, capsys):
-    option, value = re.search(r"(--[\w-]+).* (\S+)$", words).groups()
-    with pytest.raises(SystemExit) as ended:
-        cli.main(words.split())
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
+    option, value, said = refusal(words, capsys)
     assert re.search(rf"argument {option}: must be a whole number, .*, got {value}$", said, re.MULTILINE)
 
 
@@ -81,11 +86,8 @@ def test_numbers_from_zero_are_checked_before_the_work(words, capsys):
     ],
 )
 def test_numbers_of_things_are_checked_before_the_work(words, capsys):
-    option, value = re.search(r"(--[\w-]+).* (\S+)$", words).groups()
-    with pytest.raises(SystemExit) as ended:
-        cli.main(words.split())
-    assert ended.value.code == 2
-    assert f"argument {option}: must be a whole number, at least 1, got {value}" in capsys.readouterr().err
+    option, value, said = refusal(words, capsys)
+    assert f"argument {option}: must be a whole number, at least 1, got {value}" in said
 
 
 def options_of(command: str, monkeypatch) -> list[argparse.Action]:

@@ -337,7 +337,7 @@ def _check_evaluator(cfg: Config, name: str) -> None:
         file = evaluator.get("ann_file")
         if file and not any(self_made) and not os.path.isfile(file):
             raise FileNotFoundError(f"no annotation file {file!r}: name another with {name}_evaluator.ann_file=FILE")
-        parts = [cfg.model.get(name) or {} for name in ("head", "backbone")]  # which may be a whole classifier
+        parts = [cfg.model.get(part) or {} for part in ("head", "backbone")]  # which may be a whole classifier
         classes = next((part["num_classes"] for part in parts if part.get("num_classes")), None)
         ranks = evaluator.get("topk") or ()
         most = max([ranks] if isinstance(ranks, int) else ranks, default=0)
